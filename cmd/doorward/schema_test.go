@@ -205,6 +205,9 @@ func (w *walker) versioned(v any) *jsonschema.Schema {
 }
 
 func (w *walker) of(t reflect.Type) *jsonschema.Schema {
+	if t == reflect.TypeFor[json.RawMessage]() { // whose keys are not the API's
+		return &jsonschema.Schema{Type: "object"}
+	}
 	switch t.Kind() {
 	case reflect.Pointer:
 		s := w.of(t.Elem())

@@ -138,7 +138,7 @@ func TestApplyOnScreen(t *testing.T) {
 			"doorward: error: not kept: carried out undo\n"},
 		{"kept elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, bob, control.EndKept) }, nil, 0, ""},
 		{"undone elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, bob, control.EndUndone) }, nil, 1,
-			"doorward: error: not kept: operator bob (uid 1001) went back\n"},
+			"doorward: error: not kept: operator bob (uid 1001) undid it\n"},
 		{"nobody answers", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndExpired) }, nil, 1,
 			"doorward: error: not kept: nobody confirmed it in time, and the previous configuration is in use again\n"},
 		{"a reboot", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndRebooted) }, nil, 1,

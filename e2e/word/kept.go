@@ -49,8 +49,8 @@ type good struct{ name, word string }
 // publish has the openers go by what is known now.
 func (k *kept) publish() {
 	w := &vocabulary{at: make(map[uint16][]good), book: make(map[string]string)}
-	for _, u := range k.rules {
-		r := u.Rule.(Rule)
+	for _, use := range k.rules {
+		r := use.Rule.(Rule)
 		if withdrawn, fed := k.texts[r.Withdrawn]; r.Withdrawn == "" || fed && !slices.Contains(strings.Split(withdrawn, "\n"), r.Word) {
 			w.at[r.Port] = append(w.at[r.Port], good{"", r.Word})
 		}
@@ -65,17 +65,10 @@ func (k *kept) publish() {
 }
 
 // Use goes by other rules.
-func (k *kept) Use(_ time.Time, rules []knock.Use) (warnings []string) {
+func (k *kept) Use(_ time.Time, rules []knock.Use) []string {
 	k.rules = rules
 	k.publish()
-	at := make(map[string]bool)
-	for _, u := range rules {
-		if at[u.Door] {
-			warnings = append(warnings, "one word a door is enough")
-		}
-		at[u.Door] = true
-	}
-	return warnings
+	return nil
 }
 
 // Recogniser goes on from the numbers that the words' marks have.
@@ -91,8 +84,8 @@ func (k *kept) Recogniser(_ string, r knock.Rule, _ time.Time, marks []knock.Mar
 
 // Files are those of the rules.
 func (k *kept) Files() (all []knock.File) {
-	for _, u := range k.rules {
-		for _, f := range u.Rule.(Rule).files() {
+	for _, use := range k.rules {
+		for _, f := range use.Rule.(Rule).files() {
 			if !slices.Contains(all, f) {
 				all = append(all, f)
 			}

@@ -32,6 +32,9 @@ port = 59010
 # The word (example): 8 to 64 characters.
 word = "open sesame"
 
+# Whether the word may be said over a connection to the same TCP port, too.
+tcp = false
+
 # A file whose lines are words that are good no more (example).
 withdrawn = "/etc/doorward/withdrawn"
 
@@ -49,6 +52,7 @@ func (Kind) Needs() knock.Needs {
 type Rule struct {
 	Port      uint16
 	Word      string
+	TCP       bool
 	Withdrawn string // "" for no file
 	Book      string // the file of more words, "" for none
 }
@@ -66,6 +70,7 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 			word.Wrong(fmt.Sprintf("%d characters", n), words).Value = ""
 		}
 	}
+	r.TCP = t.At("tcp").Bool(false)
 	r.Withdrawn = path(t.At("withdrawn"), "/etc/doorward/withdrawn")
 	r.Book = path(t.At("words"), "/etc/doorward/words")
 	if r.Port == 0 {
@@ -82,9 +87,13 @@ func path(v tables.Value, example string) (p string) {
 	return p
 }
 
-// Hears returns the one port.
+// Hears returns the one port, over UDP and perhaps over TCP.
 func (r Rule) Hears() []knock.Place {
-	return []knock.Place{{Medium: knock.Datagrams, Port: r.Port}}
+	all := []knock.Place{{Medium: knock.Datagrams, Port: r.Port}}
+	if r.TCP {
+		all = append(all, knock.Place{Medium: knock.Streams, Port: r.Port})
+	}
+	return all
 }
 
 // Lasts returns 0: one datagram is the knock.

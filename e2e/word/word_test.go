@@ -8,9 +8,11 @@ package word
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -84,7 +86,7 @@ func TestMistakes(t *testing.T) {
 			`5: door.web.knock[0].port: "59010/udp": a string, not an integer: allowed are port numbers, 1 to 65535`,
 			`6: door.web.knock[0].word: 12345678: an integer, not a string` + allowed,
 			`7: door.web.knock[0].withdrawn: "w": not an absolute path: allowed are absolute paths such as "/etc/doorward/withdrawn"`,
-			`8: door.web.knock[0].wodr: unknown key: did you mean "word"?: allowed are kind, port, word, withdrawn, words`}},
+			`8: door.web.knock[0].wodr: unknown key: did you mean "word"?: allowed are kind, port, word, tcp, withdrawn, words`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := config.Parse("t.toml", []byte(door+tt.keys))
@@ -104,7 +106,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := knock.Rule(Rule{59010, "open sesame", "/etc/doorward/withdrawn", "/etc/doorward/words"})
+	want := knock.Rule(Rule{Port: 59010, Word: "open sesame", Withdrawn: "/etc/doorward/withdrawn", Book: "/etc/doorward/words"})
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool {
 		return slices.ContainsFunc(d.Knocks, func(k config.Knock) bool { return k.Kind == "word" && k.Rule == want })
 	}) {
@@ -373,6 +375,81 @@ func TestAWordOpens(t *testing.T) {
 	}
 }
 
+// line is a visitor's connection to the port of the word.
+type line struct {
+	s *site
+	net.Conn
+}
+
+func (s *site) line(from *lab.Host, to string) line {
+	s.t.Helper()
+	l := line{s: s}
+	s.must(from.Do(func() (err error) {
+		l.Conn, err = net.DialTimeout("tcp", net.JoinHostPort(to, "59010"), soon)
+		return err
+	}))
+	s.t.Cleanup(func() { l.Close() })
+	s.must(l.SetDeadline(time.Now().Add(soon)))
+	return l
+}
+
+func (l line) say(payload []byte) {
+	l.s.t.Helper()
+	_, err := l.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(payload))), payload...))
+	l.s.must(err)
+}
+
+func (l line) hears(prefix string) {
+	l.s.t.Helper()
+	var length [2]byte
+	_, err := io.ReadFull(l, length[:])
+	b := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if err == nil {
+		_, err = io.ReadFull(l, b)
+	}
+	if !strings.HasPrefix(string(b), prefix) {
+		l.s.t.Errorf("heard %q (%v), want %q", b, err, prefix)
+	}
+}
+
+// The word is good over TCP, too, once in all, and the answer comes by the connection. The
+// port is the daemon's while it ignores knocks, and who says something else, or nothing, is
+// told nothing and penalised for nothing.
+func TestAWordOpensOverTCP(t *testing.T) {
+	s := newSite(t)
+	s.configure(touchKnock + wordKnock + "tcp = true\n")
+	s.start()
+	silent := s.line(s.stranger, gate4)
+	other := s.line(s.stranger, gate6)
+	other.say([]byte(sesame))
+	for i, asked := range []string{gate4, other4, gate6} {
+		l := s.line(s.visitor, asked)
+		l.say(Say("wrong sesame", 100))
+		l.say(Say(sesame, uint64(2*i+1)))
+		l.hears("open until ")
+		s.admits(s.visitor, asked)
+		v := s.voice(s.visitor, asked)
+		v.say(Say(sesame, uint64(2*i+1)))
+		v.say(Say(sesame, uint64(2*i+2)))
+		v.hears("^open until ")
+	}
+	s.refuses(s.stranger, gate4)
+	for _, l := range []line{silent, other} {
+		s.must(l.SetReadDeadline(time.Now().Add(dark)))
+		if n, err := l.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a stranger reads %d bytes (%v), want silence", n, err)
+		}
+	}
+	if d := s.door(); len(d.Penalties)+len(d.Refusals) != 0 {
+		t.Errorf("penalties %v, refusals %v; a connection that says nothing is nothing", d.Penalties, d.Refusals)
+	}
+	s.configure(touchKnock + wordKnock)
+	s.reload("is in use")
+	if err := s.dial(s.visitor, gate4, "59010", soon); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a connection where no word is said any more: %v, want %v", err, syscall.ECONNREFUSED)
+	}
+}
+
 // shortened has a grant of an address of IPv6 be that of its network.
 func shortened(grants []string) []string {
 	for i, g := range grants {
@@ -460,9 +537,10 @@ func TestALaterWord(t *testing.T) {
 
 // knows are files outside this directory that name its kind or import it, and why.
 var knows = map[string]string{
-	"e2e/rules/arrows_test.go":      "it lists all directories",
-	"internal/config/kinds_test.go": "it has a kind of its own by that name",
-	"internal/share/edit_test.go":   "it has one, too",
+	"e2e/rules/arrows_test.go":       "it lists all directories",
+	"internal/config/kinds_test.go":  "it has a kind of its own by that name",
+	"internal/config/shares_test.go": "it uses that one",
+	"internal/share/edit_test.go":    "it has one, too",
 }
 
 // Adding the kind touched no other package: nothing else names it.

@@ -1,7 +1,7 @@
 // Package audit has the record of the audit trail: who knocked, what was
 // decided and why. It is the one type that the store keeps, the control API
-// hands out and the metrics count, so it stands below them all and imports no
-// other package of doorward. Sums is how floods of refusals become few records.
+// returns and the metrics count, so the package is below them all and imports no
+// other package of doorward. Sums turns floods of refusals into few records.
 package audit
 
 import (
@@ -19,23 +19,23 @@ type Record struct {
 	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
 	Reason string     `json:"reason"`          // why, for people
 	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
-	// Count is how many refusals the record sums up, 0 for a record that is of
-	// one thing, as all others are. Its Source is the prefix that they came from.
+	// Count is how many refusals the record sums up, whose prefix is in Source; 0 if
+	// the record is about a single event.
 	Count uint64 `json:"count,omitempty"`
 
 	*Operator         // who ordered it, nil unless an operator did
 	Login     *Login  `json:"login,omitempty"`  // with EventLogin
 	Config    *Config `json:"config,omitempty"` // with EventApplied
-	// Prev and Hash chain the record to those before, so that a removal shows; see Ends.
-	// Records of versions before there was a chain have neither.
+	// Prev and Hash chain the record to those before it, so that a removal shows; see
+	// Ends. Records of versions before the chain have neither.
 	Prev *Prev  `json:"prev,omitempty"`
 	Hash string `json:"hash,omitempty"`
 }
 
-// Operator is the process that gave an order, as the kernel told it. SudoUser is the
-// process's own word, which proves nothing. LoginUID is, too, of a process that nobody
-// had logged in to start: that may set it, once (audit_set_loginuid_perm of the kernel's
-// kernel/audit.c).
+// Operator is the process that gave an order, as the kernel knows it. Only SudoUser is
+// the process's own claim, which proves nothing. So may LoginUID be, of a process that
+// does not come from a login: it may set that once (audit_set_loginuid_perm in the
+// kernel's kernel/audit.c).
 type Operator struct {
 	UID      uint32  `json:"by_uid"`
 	LoginUID *uint32 `json:"by_login,omitempty"` // who logged in, however they changed users since; nil when not known
@@ -43,7 +43,7 @@ type Operator struct {
 	SudoUser string  `json:"by_sudo_user,omitempty"`
 }
 
-// Login is a login by way of a door, as the service's log tells it.
+// Login is a login through a door, according to the service's log.
 type Login struct {
 	User   string `json:"user"`
 	Port   uint16 `json:"port"`   // at the visitor's end
@@ -62,18 +62,18 @@ type Grant struct {
 type Config struct {
 	Before string `json:"before"` // SHA-256 of the text before, in hex; "" for none
 	After  string `json:"after"`
-	// Changed are the keys whose values differ, as "door.ssh.open_for", sorted;
-	// never null. Values are not told: some are secret.
+	// Changed are the keys whose values differ, such as "door.ssh.open_for", sorted;
+	// never null. Values are left out, since some are secret.
 	Changed []string `json:"changed"`
-	// Salt is random, 128 bits. Whoever is sent the hash of the record, but neither this
-	// nor Before and After, cannot try what they guess of the knock's ports against it.
+	// Salt is 128 random bits. Without it, whoever gets the record's hash, but not Before
+	// and After, could test guesses of the knock's ports against the hash.
 	Salt string `json:"salt"`
 }
 
-// Times is how often what is recorded has happened.
+// Times returns how many events the record stands for.
 func (r Record) Times() uint64 { return max(1, r.Count) }
 
-// Events are all of the Event constants, sorted.
+// Events returns all of the Event constants, sorted.
 func Events() []string {
 	return []string{
 		EventAlarm, EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventKeys, EventLogin,
@@ -87,21 +87,22 @@ const (
 	EventGranted  = "granted"  // a source got a grant
 	EventRevoked  = "revoked"  // a grant ended before its time
 	EventExpired  = "expired"  // a grant ended at its time
-	EventRefused  = "refused"  // a knock was refused, a penalty may stand in Until
+	EventRefused  = "refused"  // a knock was refused; Until is the end of a penalty, if there is one
 	EventDark     = "dark"     // the door went dark
 	EventFailsafe = "failsafe" // no log data: the door is dark and ignores knocks
 	EventArmed    = "armed"    // a failsafe or a penalty ended
-	EventRepaired = "repaired" // fence, listener or service differed and was put right
+	EventRepaired = "repaired" // the fence, a listener or a service was not as it should be, and was repaired
 	EventError    = "error"    // something an operator must know went wrong
 	EventStarted  = "started"  // the daemon guards the doors
-	EventStopped  = "stopped"  // the daemon ends; the fence stands
-	EventLogin    = "login"    // somebody logged in by way of the door
+	EventStopped  = "stopped"  // the daemon stopped; the fence remains
+	EventLogin    = "login"    // somebody logged in through the door
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
 	EventKeys     = "keys"     // who may knock was changed, by an order or in a file
 	EventAlarm    = "alarm"    // somebody has knocked with what must not be used any more
 )
 
-// Level is the level at which an event is logged: info, unless an operator should act on it.
+// Level returns the level at which an event is logged: info, unless an operator should
+// know of it or act on it.
 func Level(event string) slog.Level {
 	switch event {
 	case EventFailsafe, EventError:

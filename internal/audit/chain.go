@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Link names a record of a chain.
+// Link identifies a record of a chain.
 type Link struct {
 	ID   uint64 `json:"id"` // 0 for none
 	Hash string `json:"hash"`
@@ -19,25 +19,26 @@ type Link struct {
 
 // Prev is what a record follows.
 type Prev struct {
-	Link         // the record before in its chain
+	Link         // the record before it in its own chain
 	Other uint64 `json:"other"` // ID of the last record of the other chain, 0 for none
 }
 
-// Refusal says whether strangers can have as many records of the kind as they like.
+// Refusal reports whether the record is of a refused knock, of which strangers can cause
+// as many as they like.
 func (r Record) Refusal() bool { return r.Event == EventRefused }
 
-// Ends are the last records of the two chains: of what was decided, and of refusals,
-// which have room of their own in the trail, from which the oldest go first. The zero
-// Ends are of a trail that is empty.
+// Ends are the last records of the two chains: of decisions, and of refusals. Each kind
+// has its own room in the trail, and loses its oldest records first. The zero Ends are
+// those of an empty trail.
 type Ends [2]Link
 
-// Chain returns a record as the next one, with its JSON text; the record is its
-// chain's end then. It must have its ID, and all else as it stays. Hash is the SHA-256,
-// in hex, of its JSON in the canonical form of RFC 8785, without the key "hash" itself
-// and "api", which stands in what commands print.
+// Chain makes a record the end of its chain, and returns it with Prev and Hash set, and
+// its JSON text. All else must be final, the ID included. Hash is the SHA-256, in hex, of
+// the JSON in the canonical form of RFC 8785, without the keys "hash" itself and "api",
+// which is in what commands print.
 //
-// So a record that is taken out, put in or changed is seen by those that come next,
-// unless whoever did it made all of them anew.
+// So the records that follow show that one was removed, inserted or changed, unless
+// whoever did that has rewritten them all.
 func (e *Ends) Chain(r Record) (Record, []byte, error) {
 	own, other := e.of(r)
 	r.Prev, r.Hash = &Prev{*own, other.ID}, ""
@@ -53,14 +54,14 @@ func (e *Ends) Chain(r Record) (Record, []byte, error) {
 	return r, text, nil
 }
 
-// Extend takes a record for the end of its chain, unless that has a later one.
+// Extend makes a record the end of its chain, unless that is a later one.
 func (e *Ends) Extend(r Record) {
 	if own, _ := e.of(r); r.ID > own.ID {
 		*own = Link{r.ID, r.Hash}
 	}
 }
 
-// of are the ends of a record's own chain and of the other one.
+// of returns the ends of a record's own chain and of the other one.
 func (e *Ends) of(r Record) (own, other *Link) {
 	if r.Refusal() {
 		return &e[1], &e[0]
@@ -68,7 +69,7 @@ func (e *Ends) of(r Record) (own, other *Link) {
 	return &e[0], &e[1]
 }
 
-// hashOf is the hash of a record in JSON, whatever it says of itself.
+// hashOf computes the hash of a record in JSON, whatever its own "hash" is.
 func hashOf(text []byte) (string, error) {
 	var b bytes.Buffer
 	if err := json.Compact(&b, text); err != nil {
@@ -89,10 +90,10 @@ func hashOfCompact(text []byte) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// The canonical form is made of valid JSON without spaces. Records have no numbers but
-// integers, whose form is one already, and no key that is not of ASCII.
+// The canonical form is made from valid JSON without white space. The only numbers in
+// records are integers, which are in canonical form already, and all keys are ASCII.
 
-const maxDepth = 16 // of objects and arrays in each other; records have three
+const maxDepth = 16 // of nested objects and arrays; records have three levels
 
 // appendValue adds a value to out in its canonical form.
 func appendValue(out, v []byte, depth int) ([]byte, error) {
@@ -122,8 +123,8 @@ func appendValue(out, v []byte, depth int) ([]byte, error) {
 	return append(out, v...), nil
 }
 
-// appendObject is appendValue for an object: its keys are sorted. The outermost lacks
-// those that are not hashed.
+// appendObject is appendValue for an object: it sorts the keys, and leaves out those of
+// the outermost object that are not hashed.
 func appendObject(out, v []byte, depth int) ([]byte, error) {
 	type member struct{ key, value []byte }
 	var room [20]member // as many as a record has
@@ -146,7 +147,7 @@ func appendObject(out, v []byte, depth int) ([]byte, error) {
 	empty := len(out)
 	for i, m := range all {
 		switch {
-		case i > 0 && bytes.Equal(m.key, all[i-1].key): // programs differ in which of them they would read
+		case i > 0 && bytes.Equal(m.key, all[i-1].key): // programs differ in which of the two they use
 			return nil, fmt.Errorf("key %s appears twice", m.key)
 		case depth == 0 && (string(m.key) == `"hash"` || string(m.key) == `"api"`):
 			continue
@@ -161,7 +162,7 @@ func appendObject(out, v []byte, depth int) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// valueLen is how long the value is with which v begins.
+// valueLen returns the length of the value that v begins with.
 func valueLen(v []byte) int {
 	depth := 0
 	for i := 0; i < len(v); i++ {
@@ -189,7 +190,7 @@ func valueLen(v []byte) int {
 	return len(v)
 }
 
-// stringLen is how long the string is with which v begins, with its quotes.
+// stringLen returns the length of the string that v begins with, including its quotes.
 func stringLen(v []byte) int {
 	n := 1
 	for ; v[n] != '"'; n++ {
@@ -200,8 +201,8 @@ func stringLen(v []byte) int {
 	return n + 1
 }
 
-// appendString adds a string as RFC 8785, section 3.2.2.2, has it: nothing is escaped
-// that need not be.
+// appendString adds a string in the form of RFC 8785, section 3.2.2.2: nothing is
+// escaped that need not be.
 func appendString(out, v []byte) ([]byte, error) {
 	if bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v) {
 		return append(out, v...), nil

@@ -13,8 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The form that is hashed is that of RFC 8785; the vector stands in
-// docs/howto/audit.md, too.
+// What is hashed is in the form of RFC 8785. The vector is in docs/howto/audit.md, too.
 func TestChained(t *testing.T) {
 	at := time.Date(2026, 11, 24, 3, 0, 5, 0, time.UTC)
 	login := uint32(1000)
@@ -41,7 +40,8 @@ func TestChained(t *testing.T) {
 	if want := "163b2f5b9eff415f641241f927824374d19bd3ce6cfe49c577b6c4b0d95035ab"; second.Hash != want {
 		t.Errorf("hash of the next %s, want %s", second.Hash, want)
 	}
-	// What was printed for people, or has come through another program, is the same.
+	// What was printed for people, or has been rewritten by another program, has the same
+	// hash.
 	var back Record
 	if err := json.Unmarshal(text, &back); err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestChained(t *testing.T) {
 	}
 }
 
-// canonical is what is hashed.
+// canonical returns what is hashed.
 func canonical(text string) ([]byte, error) {
 	var b bytes.Buffer
 	if err := json.Compact(&b, []byte(text)); err != nil {
@@ -94,8 +94,8 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
-// trailOf makes a trail of records with the events of a word: g for a grant, r for a
-// refusal, o for one of before there was a chain, R for such a refusal.
+// trailOf makes a trail of records, one for each letter of a word: g for a grant, r for a
+// refusal, and o and R for those from before the chain.
 func trailOf(t interface{ Fatal(...any) }, word string) [][]byte {
 	var ends Ends
 	var all [][]byte
@@ -131,7 +131,7 @@ func verify(trail [][]byte, given int) (Verification, string) {
 	return v, strings.Join(said, "; ")
 }
 
-// What is wrong is said where it is, and what is right is not.
+// Faults are reported where they are, and only faults.
 func TestVerify(t *testing.T) {
 	drop := func(ids ...int) func([][]byte) {
 		return func(trail [][]byte) {
@@ -145,7 +145,7 @@ func TestVerify(t *testing.T) {
 			trail[id-1] = []byte(strings.Replace(string(trail[id-1]), old, new, 1))
 		}
 	}
-	// again changes a record, and makes its hash right.
+	// again changes a record, and corrects its hash.
 	again := func(id int, change func(r *Record)) func([][]byte) {
 		return func(trail [][]byte) {
 			var r Record
@@ -174,8 +174,8 @@ func TestVerify(t *testing.T) {
 		{"the oldest of both are gone", "ggrrgrggrr", drop(1, 2, 3), ""},
 		{"the oldest refusals are gone", "grgrgrgrgg", drop(2, 4, 6), ""},
 		{"the oldest of the others are gone", "grgrgrgrgg", drop(1, 3, 5), ""},
-		{"of before, and then chained", "oRogrgrg", drop(), ""},
-		{"of before, with what is gone", "RooRogrgrg", drop(1, 2, 4), ""},
+		{"from before the chain, and then chained", "oRogrgrg", drop(), ""},
+		{"from before the chain, some of them gone", "RooRogrgrg", drop(1, 2, 4), ""},
 		{"the last", "grgrg", drop(5), "records from 5 on are missing: the daemon has assigned IDs up to 5"},
 		{"the last ones", "grgrg", drop(4, 5), "records from 4 on are missing: the daemon has assigned IDs up to 5"},
 		{"one of a chain", "ggggg", drop(3), "record 3 is missing: record 4 comes after it"},
@@ -183,9 +183,9 @@ func TestVerify(t *testing.T) {
 		{"the last refusal", "grgrgg", drop(4), "record 4 is missing: record 5 comes after it"},
 		{"all refusals", "grgrgg", drop(2, 4), "record 4 is missing: record 6 comes after it"},
 		{"all of the others", "rgrgrr", drop(2, 4), "record 4 is missing: record 6 comes after it"},
-		{"one of those behind refusals that are gone", "grgrgrgrgg", drop(2, 4, 5, 6), "record 5 is missing: record 7 comes after it"},
+		{"one of the others after refusals that are gone", "grgrgrgrgg", drop(2, 4, 5, 6), "record 5 is missing: record 7 comes after it"},
 		{"the last refusal before the oldest of the others", "grgrgg", drop(1, 3, 4, 5), "record 4 is missing: record 6 comes after it"},
-		{"what refusals do not explain", "rggggrr", drop(1, 4), "record 4 is missing: record 5 comes after it"},
+		{"one that refusals do not point to", "rggggrr", drop(1, 4), "record 4 is missing: record 5 comes after it"},
 		{"the reason of one", "grgrg", replace(3, `"reason":"2"`, `"reason":"7"`), "record 3 was changed: its hash is "},
 		{"the first's", "grgrg", replace(1, `"reason":"0"`, `"reason":"7"`), "record 1 was changed: its hash is "},
 		{"one, with its hash", "grgrg", again(3, func(r *Record) { r.Source = "192.0.2.8" }),
@@ -215,8 +215,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// Whatever one record is changed to, and whichever is taken out or changes its place,
-// it shows, but for the oldest of a chain: that is as if there were no room for it.
+// A change of any record shows, and so does its removal or a change of its place. Only
+// the oldest of a chain can be removed, as it would be if there were no room for it.
 func TestWhatIsDoneToATrailShows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		word := rapid.StringOfN(rapid.SampledFrom([]rune("gr")), 2, 20, -1).Draw(t, "trail")
@@ -248,9 +248,9 @@ func TestWhatIsDoneToATrailShows(t *testing.T) {
 			}
 			was := string(trail[i])
 			trail[i][at] = b
-			// One without a hash may be of before there were any.
+			// A record without a hash may be from before the chain.
 			if v, said := verify(trail, len(word)); said == "" && v.Unchained == 0 {
-				t.Fatalf("%s instead of %s is not seen", trail[i], was)
+				t.Fatalf("%s instead of %s is not noticed", trail[i], was)
 			}
 		case 2:
 			j := rapid.SampledFrom(there(trail)).Draw(t, "with")
@@ -280,8 +280,8 @@ func firstOf(trail [][]byte, word string, kind rune) int {
 	return -1
 }
 
-// What the trail drops while it is read is no fault, and many faults cost no more than
-// some.
+// Records that the trail drops while it is read are not faults, and only the first faults
+// are kept.
 func TestVerifySkipsAndCounts(t *testing.T) {
 	trail := trailOf(t, "grgrgrgrgr")
 	var w Verifier
@@ -299,14 +299,14 @@ func TestVerifySkipsAndCounts(t *testing.T) {
 		w.Add([]byte("x"))
 	}
 	if v := w.End(0); v.Sound || len(v.Faults) != maxFaults || v.FaultsTotal != 1000 {
-		t.Errorf("%d of %d faults are told", len(v.Faults), v.FaultsTotal)
+		t.Errorf("%d of %d faults are listed, want %d of 1000", len(v.Faults), v.FaultsTotal, maxFaults)
 	}
 }
 
-// What makes room while a trail is looked at is of one chain: strangers can have that
-// happen to refusals whenever they like. What was decided meanwhile is there.
+// Refusals that are dropped while a trail is verified, which strangers can cause whenever
+// they like, do not hide that a decision is missing.
 func TestVerifyGoesOnWithTheOtherChain(t *testing.T) {
-	trail := trailOf(t, "grgrgrgrgr") // refusals up to 6 are gone by the time that 2 was read
+	trail := trailOf(t, "grgrgrgrgr") // refusals up to 6 are gone once 2 has been read
 	of := func(ids ...int) (v Verification) {
 		var w Verifier
 		w.Add(trail[0])

@@ -8,45 +8,45 @@ import (
 	"time"
 )
 
-// Bounds of what Guesses remembers: the latest hour in parts of five minutes, the
-// latest day in hours, each with the part that is not over yet.
+// Bounds of what Guesses remembers: the latest hour in parts of five minutes and the
+// latest day in parts of an hour, each plus the part that is not over yet.
 const (
 	hourParts    = 13
 	hourPart     = 5 * time.Minute
 	dayParts     = 25
 	dayPart      = time.Hour
-	partPrefixes = 32 // that are counted apart in a part
-	topPrefixes  = 10 // that a Guessed lists
+	partPrefixes = 32 // prefixes that are counted separately in a part
+	topPrefixes  = 10 // prefixes that a Guessed lists
 )
 
 // Guesses counts a door's refused knocks over the last hour and the last day, and
-// from which prefixes (IPv4 /24, IPv6 /48) most of them came. A refusal costs a look
-// at 64 counters, and all of them 30 KiB, whatever strangers send. So not every
-// prefix is counted exactly: of those that are many a time refused none is missed,
-// and of each it is said by how much its figure may be too high. It is the algorithm
-// Space-Saving (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and
-// Top-k Elements in Data Streams, 2005), once for each part.
+// from which prefixes (IPv4 /24, IPv6 /48) most of them came. Whatever strangers send,
+// it looks at no more than 64 counters for a refusal and takes up no more than 30 KiB.
+// So not every prefix is counted exactly: those that are refused most often are never
+// missed, and each has the amount by which its count may be too high. It is the
+// algorithm Space-Saving (Metwally, Agrawal, El Abbadi: Efficient Computation of
+// Frequent and Top-k Elements in Data Streams, 2005), once for each part.
 //
-// It has no clock: a time that goes back counts as the latest. It is not safe for
-// concurrent use.
+// It has no clock: a record with an earlier time than the latest is counted with the
+// latest. It is not safe for concurrent use.
 type Guesses struct {
 	began     time.Time
-	before    *Guesses // of what was refused before that, nil where it is not known
+	before    *Guesses // what was refused before began, nil if that is not known
 	hour, day parts
-	looks     int // at counters, for tests of what a refusal costs
+	looks     int // how many counters were looked at, for tests of what a refusal costs
 }
 
 // Guessed is what was refused in a span of time.
 type Guessed struct {
-	Since   time.Time // when it begins: at most five minutes (of a day: an hour) earlier than its name says
+	Since   time.Time // when it begins: at most five minutes earlier than an hour ago, or an hour earlier than a day ago
 	Refused uint64
-	Top     []GuessedFrom // at most ten, from where the most came for certain first
+	Top     []GuessedFrom // at most ten, in descending order of Refused less Error
 }
 
-// GuessedFrom is what was refused of one prefix: Refused at the most, and Refused less
-// Error at the least.
+// GuessedFrom is how many refused knocks came from one prefix: at most Refused, and at
+// least Refused less Error.
 type GuessedFrom struct {
-	Prefix         string // "any" for knocks that are everybody's
+	Prefix         string // "any" for knocks that belong to everybody
 	Refused, Error uint64
 }
 
@@ -57,11 +57,11 @@ func NewGuesses(now time.Time) *Guesses {
 		day:  parts{length: dayPart, of: make([]*part, dayParts)}}
 }
 
-// Began is when they began to count.
+// Began returns when they began to count.
 func (g *Guesses) Began() time.Time { return g.began }
 
-// Add counts a record, if it is of a refused knock, or of many as a Sum tells them. That
-// a whole network is penalised is none: the knocks that led to it are counted.
+// Add counts a record if it is of a refused knock, or of many that Sums summed up. The
+// penalty of a whole network is not counted: the knocks that led to it are.
 func (g *Guesses) Add(r Record) {
 	if r.Event != EventRefused {
 		return
@@ -83,21 +83,22 @@ func (g *Guesses) Add(r Record) {
 	}
 }
 
-// After returns a snapshot of Guesses that others have come before, which are not
-// changed any more.
+// After returns a snapshot of g that is preceded by before, which must not change any
+// more.
 func (g *Guesses) After(before *Guesses) *Guesses {
 	s := g.Snapshot()
 	s.before = before
 	return s
 }
 
-// Snapshot returns Guesses that are as these are now, to be looked at elsewhere: it
-// costs two of the parts, and not all of them.
+// Snapshot returns a copy of g as it is now, for use in another goroutine. It copies only
+// two of the parts.
 func (g *Guesses) Snapshot() *Guesses {
 	return &Guesses{began: g.began, hour: g.hour.snapshot(), day: g.day.snapshot()}
 }
 
-// snapshot copies what is still counted in. The other parts do not change any more.
+// snapshot copies the part that is still being counted in. The others do not change any
+// more.
 func (ps *parts) snapshot() parts {
 	s := *ps
 	s.of = slices.Clone(ps.of)
@@ -108,19 +109,19 @@ func (ps *parts) snapshot() parts {
 	return s
 }
 
-// Hour and Day return what was refused in the last of it, up to now.
+// Hour returns what was refused in the last hour up to now.
 func (g *Guesses) Hour(now time.Time) Guessed {
 	return g.guessed(now, func(g *Guesses) *parts { return &g.hour })
 }
 
-// Day is Hour, of a day.
+// Day returns what was refused in the last day up to now.
 func (g *Guesses) Day(now time.Time) Guessed {
 	return g.guessed(now, func(g *Guesses) *parts { return &g.day })
 }
 
-// guessed puts the parts of a span together, and those before if it reaches so far. In a
-// part that counts some other prefixes, one had at the most as many as the least of
-// those.
+// guessed adds up the parts of a span, and those of g.before if it reaches back that far.
+// In a part that has no counter for a prefix, as many as its least counter has may have
+// come from there.
 func (g *Guesses) guessed(now time.Time, span func(*Guesses) *parts) Guessed {
 	all, since := span(g).within(now.Sub(g.began))
 	begins := g.began.Add(since)
@@ -132,7 +133,7 @@ func (g *Guesses) guessed(now time.Time, span func(*Guesses) *parts) Guessed {
 	}
 	told := Guessed{Since: now.Add(-now.Sub(begins)), Top: []GuessedFrom{}}
 	var counts []bounds
-	var elsewhere uint64 // at the most of one that no part counts
+	var elsewhere uint64 // the most that may have come from a prefix that no part counts
 	for _, p := range all {
 		least := p.least()
 		told.Refused += p.refused
@@ -155,12 +156,12 @@ func (g *Guesses) guessed(now time.Time, span func(*Guesses) *parts) Guessed {
 // parts are the latest parts of time, in a ring.
 type parts struct {
 	length time.Duration
-	of     []*part // the part n has the place n modulo how many there are; nil: nothing was refused in it
+	of     []*part // part n has the index n modulo len(of); nil if nothing was refused in it
 	latest int64   // number of the latest part
 }
 
-// at returns the part that a moment after the beginning belongs to, which becomes the
-// latest.
+// at returns the part for the time since the beginning, which becomes the latest; if
+// there is a later one already, it returns that.
 func (ps *parts) at(since time.Duration) *part {
 	ps.turn(since)
 	p := &ps.of[ps.latest%int64(len(ps.of))]
@@ -170,7 +171,7 @@ func (ps *parts) at(since time.Duration) *part {
 	return *p
 }
 
-// turn forgets the parts that are too old at a moment after the beginning.
+// turn forgets the parts that are too old at a time since the beginning.
 func (ps *parts) turn(since time.Duration) {
 	n, all := int64(since/ps.length), int64(len(ps.of))
 	for i := max(ps.latest+1, n-all+1); i <= n; i++ {
@@ -179,8 +180,8 @@ func (ps *parts) turn(since time.Duration) {
 	ps.latest = max(ps.latest, n)
 }
 
-// within are the parts that there are at a moment after the beginning, and when the
-// first that could be begins.
+// within returns the parts that there are at a time since the beginning, and when the
+// first that there could be begins.
 func (ps *parts) within(since time.Duration) (all []*part, begins time.Duration) {
 	n, most := max(ps.latest, int64(since/ps.length)), int64(len(ps.of))
 	first := max(0, n-most+1)
@@ -192,14 +193,14 @@ func (ps *parts) within(since time.Duration) (all []*part, begins time.Duration)
 	return all, min(time.Duration(first)*ps.length, max(0, since))
 }
 
-// bounds are how many came from a prefix: at the least, and how many more it may be at
-// the most than from one that is not counted.
+// bounds is how many refusals came from a prefix: at least least, and at most more in
+// addition to what may have come from any prefix without a counter.
 type bounds struct {
 	from        origin
 	least, more uint64
 }
 
-// summed has the bounds of each prefix in one place.
+// summed adds up the bounds of each prefix.
 func summed(all []bounds) []bounds {
 	slices.SortFunc(all, func(a, b bounds) int { return bytes.Compare(a.from[:], b.from[:]) })
 	sums := all[:0]
@@ -217,19 +218,19 @@ func summed(all []bounds) []bounds {
 // part is what was refused in a part of time.
 type part struct {
 	refused uint64
-	hidden  uint64 // of those, nobody knows from where
+	hidden  uint64 // how many of those came from nobody knows where
 	used    int
 	counts  [partPrefixes]originCount
 }
 
-// originCount is how much came from one prefix: n at the most, over less at the least.
+// originCount is how many refusals came from one prefix: at most n, and at least n-over.
 type originCount struct {
 	from    origin
 	n, over uint64
 }
 
-// add counts refusals, and returns how many counters it has looked at. Where all
-// counters are others', the least becomes its own.
+// add counts refusals, and returns how many counters it looked at. If all counters belong
+// to other prefixes, the least one is taken over.
 func (p *part) add(from origin, times uint64) (looks int) {
 	least := 0
 	for i := range p.counts[:p.used] {
@@ -252,8 +253,8 @@ func (p *part) add(from origin, times uint64) (looks int) {
 	return p.used
 }
 
-// least is how much a prefix that is not counted can have had: nothing while there is
-// room for each.
+// least returns how many refusals may have come from a prefix without a counter: none
+// while there are unused counters.
 func (p *part) least() uint64 {
 	if p.used < len(p.counts) {
 		return 0
@@ -271,7 +272,8 @@ const (
 	fromIPv6
 )
 
-// originPrefix is where a refused knock came from; false for what is of no knock.
+// originPrefix returns where a refused knock came from; false if source is not one of a
+// single knock.
 func originPrefix(source string) (origin, bool) {
 	if source == "any" {
 		return origin{fromAnybody}, true
@@ -280,7 +282,8 @@ func originPrefix(source string) (origin, bool) {
 	return originOf(a), err == nil
 }
 
-// networkOf is the origin of a network that lies in one; false for what is none.
+// networkOf returns the origin that a network lies in; false if it is too large for one,
+// or not a network.
 func networkOf(source string) (origin, bool) {
 	p, err := netip.ParsePrefix(source)
 	if err != nil || p.Addr().Is4() && p.Bits() < lenIPv4 || p.Addr().Is6() && p.Bits() < lenIPv6 {
@@ -300,7 +303,7 @@ func originOf(a netip.Addr) (o origin) {
 	return o
 }
 
-// String writes the prefix, or "any".
+// String returns the prefix, or "any".
 func (o origin) String() string {
 	switch o[0] {
 	case fromIPv4:

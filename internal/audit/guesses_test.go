@@ -26,7 +26,7 @@ func TestGuessesOfAnHourAndADay(t *testing.T) {
 	add(noon.Add(time.Minute), 2, "203.0.113.200")
 	add(noon.Add(2*time.Minute), 4, "2001:db8:1:2::1")
 	add(noon.Add(3*time.Minute), 1, "any")
-	add(noon.Add(4*time.Minute), 9, "2001:db8:1::/56") // that the network is penalised is no knock
+	add(noon.Add(4*time.Minute), 9, "2001:db8:1::/56") // the penalty of a network is not a knock
 	add(noon.Add(4*time.Minute), 9, "nobody")
 	g.Add(Record{Time: noon, Event: EventGranted, Source: "192.0.2.7"})
 	top := []GuessedFrom{{"203.0.113.0/24", 5, 0}, {"2001:db8:1::/48", 4, 0}, {"any", 1, 0}}
@@ -55,16 +55,16 @@ func TestGuessesOfAnHourAndADay(t *testing.T) {
 			t.Errorf("%s, the day (-want +got):\n%s", tt.name, d)
 		}
 	}
-	// A clock that goes back loses nothing.
+	// Nothing is lost when the clock goes back.
 	add(noon, 2, "192.0.2.9")
 	if got := g.Hour(noon); got.Refused != 4 || got.Since != noon {
-		t.Errorf("after a step back: %v, want 4 since then, with the latest", got)
+		t.Errorf("after the clock went back: %v, want 4 since %v", got, noon)
 	}
 }
 
-// Whatever comes from wherever: the sums are exact, no figure is too low, none is
-// higher than its Error allows, and what has more than a part in 32 of each part of
-// time is there.
+// Whatever comes from wherever: the totals are exact, no count is too low, none is
+// higher than its Error allows, and no prefix is left out that has much more than those
+// listed.
 func TestGuessesAgainstExactCounts(t *testing.T) {
 	type refused struct {
 		time time.Time
@@ -73,7 +73,7 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		before := NewGuesses(noon)
 		g, now := before, noon
-		// Somewhere others go on, as after a restart.
+		// At some time other Guesses take over, as after a restart.
 		restart := noon.Add(time.Duration(rapid.IntRange(0, 24*3600).Draw(t, "restart")) * time.Second)
 		var all []refused
 		for range rapid.IntRange(1, 300).Draw(t, "waves") {
@@ -123,7 +123,8 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 			if len(got.Top) < min(topPrefixes, len(exact)) {
 				t.Fatalf("the %s names %d prefixes of %d", name, len(got.Top), len(exact))
 			}
-			// What is not told has no more than what is told last, and what each part may hide.
+			// A prefix that is not listed has no more than the last one listed and what the
+			// parts may hide.
 			for from, n := range exact {
 				hidden := total/partPrefixes + 1
 				if least := got.Top[len(got.Top)-1]; !told[from] && n > least.Refused+hidden {
@@ -134,8 +135,8 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 	})
 }
 
-// Sums of the audit trail count as they say: from a network, or from several of which
-// nobody knows which.
+// A record of the audit trail that sums up refusals counts for all of them, be they from
+// one network, or from several that are not known.
 func TestGuessesOfSums(t *testing.T) {
 	g := NewGuesses(noon)
 	g.Add(at(noon, "203.0.113.9"))
@@ -153,7 +154,7 @@ func TestGuessesOfSums(t *testing.T) {
 	}
 }
 
-// What is looked at elsewhere stays as it was.
+// A snapshot does not change with the Guesses that it was taken of.
 func TestASnapshotStaysAsItWas(t *testing.T) {
 	g := NewGuesses(noon)
 	add := func(now time.Time) {
@@ -177,8 +178,8 @@ func TestASnapshotStaysAsItWas(t *testing.T) {
 	}
 }
 
-// One that guesses more than all others together is the first that is named, however
-// many they are, and in whatever order they come.
+// A prefix that guesses more than all others together is named first, however many the
+// others are.
 func TestTheLoudestIsNamed(t *testing.T) {
 	g, net := NewGuesses(noon), 0
 	for n := range 30_000 {
@@ -199,8 +200,8 @@ func TestTheLoudestIsNamed(t *testing.T) {
 	}
 }
 
-// A million prefixes cost what a few do: the same memory, and the same number of looks
-// for each refusal.
+// A million prefixes cost no more than a few: no more memory, and no more looks at
+// counters for each refusal.
 func TestWhatAMillionPrefixesCost(t *testing.T) {
 	g := NewGuesses(noon)
 	r := at(noon, "2001:db8::1")

@@ -7,44 +7,44 @@ import (
 	"time"
 )
 
-// Bounds of what Sums remembers and tells.
+// Bounds of what Sums remembers and reports.
 const (
-	sumInterval  = time.Minute // one sum of a prefix each
-	maxSingle    = 10          // of a prefix's refusals in that time, before they are summed up
-	maxPrefixes  = 256         // that are counted apart at a time
-	maxAddresses = 32          // that are told apart in one sum
-	lenIPv4      = 24          // of a prefix: what a network of one owner often has
+	sumInterval  = time.Minute // between two sums of a prefix
+	maxSingle    = 10          // refusals of a prefix that are recorded one by one before the others are summed up
+	maxPrefixes  = 256         // that are counted separately at a time
+	maxAddresses = 32          // that are counted in one sum
+	lenIPv4      = 24          // length of a prefix: what one owner's network often has
 	lenIPv6      = 48
 )
 
 // Sums keeps a flood of refusals from becoming a flood of records. The first ten
-// of a prefix (IPv4 /24, IPv6 /48) at a door are told one by one; then one record
-// a minute says how many more there were, until there are none in a minute. When
-// more than 256 prefixes knock wrong at a time, the others have one sum together.
-// So refusals become at most 2,816 records a minute and a door or so, whatever
-// strangers send, and each costs the same, however many there were.
+// refusals of a prefix (IPv4 /24, IPv6 /48) at a door are recorded one by one; then one
+// record a minute says how many more there were, until there are none for a minute. If
+// wrong knocks come from more than 256 prefixes at a time, the others share one sum for
+// each door. So refusals become at most about 2,816 records a minute, whatever strangers
+// send, and each costs the same, however many there were before.
 //
 // It has no clock: times are handed to it and must not go back. It is not safe
 // for concurrent use.
 type Sums struct {
 	byPrefix map[prefixOf]*sum
-	quiet    list.List // of *sum with nothing to tell, by the time since when
-	loud     list.List // of *sum with something to tell, likewise
+	quiet    list.List // of *sum with nothing to report, oldest since first
+	loud     list.List // of *sum with something to report, likewise
 }
 
-// prefixOf is what is summed up together.
+// prefixOf identifies the refusals that are summed up together.
 type prefixOf struct{ door, prefix string }
 
-// elsewhere is the prefix of those that are not counted apart.
+// elsewhere stands for the prefixes that are not counted separately.
 const elsewhere = "elsewhere"
 
 // sum is what came from one prefix.
 type sum struct {
 	prefixOf
 	at        *list.Element
-	since     time.Time // it is quiet, or loud
-	single    int       // one by one
-	more      uint64    // not told yet
+	since     time.Time // since when it has been quiet, or loud
+	single    int       // how many were recorded one by one
+	more      uint64    // how many were not recorded yet
 	addresses map[string]bool
 	latest    Record
 }
@@ -76,7 +76,7 @@ func (s *Sums) Add(now time.Time, r Record) []Record {
 	return due
 }
 
-// of is the sum that a refusal belongs to.
+// of returns the sum that a refusal belongs to.
 func (s *Sums) of(now time.Time, r Record) *sum {
 	key := prefixOf{r.Door, prefixOfSource(r.Source)}
 	told := 0
@@ -92,8 +92,8 @@ func (s *Sums) of(now time.Time, r Record) *sum {
 	return of
 }
 
-// prefixOfSource is the prefix that a source is summed up with; a source that is
-// no address is its own.
+// prefixOfSource returns the prefix that a source is summed up in; a source that is
+// not an address is its own.
 func prefixOfSource(source string) string {
 	p, err := netip.ParsePrefix(source)
 	if err != nil {
@@ -114,7 +114,7 @@ func prefixOfSource(source string) string {
 }
 
 // Due returns the sums whose minute is over, and forgets prefixes from which
-// nothing came in one.
+// nothing came for a minute.
 func (s *Sums) Due(now time.Time) []Record {
 	out := s.tell(now, now.Add(-sumInterval))
 	for e := s.quiet.Front(); e != nil && over(e, now.Add(-sumInterval)); e = s.quiet.Front() {
@@ -124,10 +124,10 @@ func (s *Sums) Due(now time.Time) []Record {
 	return out
 }
 
-// All returns the sums that are left, for the end.
+// All returns all sums that are left, for when the daemon ends.
 func (s *Sums) All(now time.Time) []Record { return s.tell(now, now) }
 
-// tell returns the sums that have been loud since then or before.
+// tell returns the sums that have been loud since the given time or longer.
 func (s *Sums) tell(now, since time.Time) []Record {
 	var out []Record
 	for e := s.loud.Front(); e != nil && over(e, since); e = s.loud.Front() {
@@ -142,7 +142,7 @@ func (s *Sums) tell(now, since time.Time) []Record {
 
 func over(e *list.Element, since time.Time) bool { return !e.Value.(*sum).since.After(since) }
 
-// record is the sum as a record.
+// record returns the sum as a record.
 func (of *sum) record(now time.Time) Record {
 	who, source := "one address", of.prefix
 	switch n := len(of.addresses); {

@@ -28,18 +28,18 @@ func TestWhatIsNoRefusalPasses(t *testing.T) {
 		}
 	}
 	if got := s.All(noon); got != nil {
-		t.Errorf("left over are %v", got)
+		t.Errorf("left over: %v, want nothing", got)
 	}
 }
 
-// A flood of one prefix is told one by one at first, then once a minute, then
-// anew after a minute without.
+// A flood from one prefix is recorded one by one at first, then once a minute; after a
+// minute without refusals it is one by one again.
 func TestAFloodIsSummedUp(t *testing.T) {
 	s, now := NewSums(), noon
 	for n := range 1000 {
 		got := s.Add(now, refusal(fmt.Sprintf("2001:db8::%x", n%20), fmt.Sprint("port ", n)))
 		if want := n < maxSingle; (len(got) == 1) != want {
-			t.Fatalf("refusal %d: %v, told alone: want %v", n, got, want)
+			t.Fatalf("refusal %d: %v, want a record of its own: %v", n, got, want)
 		}
 	}
 	next := noon.Add(time.Minute)
@@ -64,7 +64,7 @@ func TestAFloodIsSummedUp(t *testing.T) {
 	}
 }
 
-// At the end of the daemon nothing is left untold.
+// When the daemon ends, all sums that are left are recorded.
 func TestAllIsTold(t *testing.T) {
 	s := NewSums()
 	for range 25 {
@@ -76,7 +76,7 @@ func TestAllIsTold(t *testing.T) {
 		t.Errorf("got %v, want two sums of 15", got)
 	}
 	if got := s.All(noon.Add(time.Second)); got != nil {
-		t.Errorf("told twice: %v", got)
+		t.Errorf("recorded twice: %v", got)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestManyPrefixes(t *testing.T) {
 		}
 	}
 	if told != 100_000 {
-		t.Errorf("%d refusals are told of, want 100,000", told)
+		t.Errorf("%d refusals are recorded, want 100,000", told)
 	}
 	for _, of := range s.byPrefix {
 		if len(of.addresses) > maxAddresses {
@@ -122,7 +122,7 @@ func TestPrefixOfSource(t *testing.T) {
 	}
 }
 
-// Every refusal is told of once, alone or in a sum, in whatever order things
+// Every refusal is recorded once, alone or in a sum, in whatever order things
 // come; sums come when they are due; and what is in the lists is in the map.
 func TestNoRefusalIsLost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -155,7 +155,7 @@ func TestNoRefusalIsLost(t *testing.T) {
 				if rapid.Bool().Draw(t, "due") {
 					take(s.Due(now))
 					if e := s.loud.Front(); e != nil && over(e, now.Add(-sumInterval)) {
-						t.Fatalf("a sum was due, and is not told: %+v", e.Value)
+						t.Fatalf("a sum is due, and is not returned: %+v", e.Value)
 					}
 				}
 			},
@@ -167,7 +167,7 @@ func TestNoRefusalIsLost(t *testing.T) {
 		})
 		take(s.All(now))
 		if d := cmp.Diff(added, told); d != "" {
-			t.Fatalf("refusals told of (-want +got):\n%s", d)
+			t.Fatalf("refusals recorded (-want +got):\n%s", d)
 		}
 	})
 }

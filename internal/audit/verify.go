@@ -5,48 +5,48 @@ import (
 	"fmt"
 )
 
-// Verification says whether the records of a trail follow one another.
+// Verification is whether the records of a trail follow one another.
 type Verification struct {
 	Records   uint64 `json:"records"`   // that were looked at
-	Unchained uint64 `json:"unchained"` // of these, by versions before there was a chain
+	Unchained uint64 `json:"unchained"` // how many of these are from versions before the chain
 	First     uint64 `json:"first"`     // the lowest ID, 0 without records
 	Last      uint64 `json:"last"`
 	Sound     bool   `json:"sound"` // there are no faults
 	// Faults are the first 100, never null; FaultsTotal is how many there are.
 	Faults      []Fault `json:"faults"`
 	FaultsTotal uint64  `json:"faults_total"`
-	// Decided and Refusals are the last records of the two chains, null for none. Where
-	// they are known from elsewhere, as from a journal of another machine, nothing
-	// before them was changed by anybody.
+	// Decided and Refusals are the last records of the two chains, null for none. If they
+	// agree with what is known from elsewhere, such as the journal of another machine,
+	// nobody has changed anything before them.
 	Decided  *Link `json:"decided"`
 	Refusals *Link `json:"refusals"`
 }
 
 // Fault is a place at which records do not follow one another.
 type Fault struct {
-	ID      uint64 `json:"id"` // near which
+	ID      uint64 `json:"id"` // of a record near it
 	Message string `json:"message"`
 }
 
 const maxFaults = 100
 
-// Verifier checks the records of a trail, one after the other. What the trail has no
-// room for any more is no fault: the oldest of either chain may be gone. Its memory
-// does not grow with the trail. The zero Verifier is ready to use.
+// Verifier checks the records of a trail, one after the other. The oldest records of
+// either chain may be gone, since the trail has no room for them: that is not a fault.
+// Its memory does not grow with the trail. The zero Verifier is ready to use.
 type Verifier struct {
 	v      Verification
 	chains [2]chain
-	gone   uint64 // records up to this ID may lack: they made room meanwhile
+	gone   uint64 // records up to this ID may be missing: they made room meanwhile
 }
 
-// chain is what is known of one.
+// chain is what is known of one of the two chains.
 type chain struct {
 	end   Link   // its last record so far
-	told  uint64 // ID of its last record before end, as the other chain tells
-	plain uint64 // ID of a record without hash before its first, 0 for none
+	told  uint64 // ID of its last record so far, according to both chains
+	plain uint64 // ID of a record without a hash before its first one with a hash, 0 for none
 }
 
-// Add looks at the next record, in JSON.
+// Add checks the next record, in JSON.
 func (w *Verifier) Add(text []byte) {
 	var r Record
 	hash, err := hashOf(text)
@@ -85,12 +85,12 @@ func (w *Verifier) Add(text []byte) {
 	}
 }
 
-// follow looks at whether a record is the next one of its chain.
+// follow checks whether a record is the next one of its chain.
 func (w *Verifier) follow(own *chain, r Record) {
 	prev, end := r.Prev, own.end
 	own.end = Link{r.ID, r.Hash}
 	switch {
-	case end.ID == 0: // whatever was before may be gone
+	case end.ID == 0: // all before it may be gone
 		if prev.ID > 0 && own.plain > 0 {
 			w.fault(own.plain, "record %d has no hash, and record %d after it is not the first that does", own.plain, r.ID)
 		}
@@ -98,7 +98,7 @@ func (w *Verifier) follow(own *chain, r Record) {
 			w.missing(own.told, r.ID)
 		}
 	case prev.ID > end.ID:
-		if prev.ID != own.told { // which was said
+		if prev.ID != own.told { // otherwise beside has reported it
 			w.missing(prev.ID, r.ID)
 		}
 	case prev.ID < end.ID:
@@ -109,7 +109,7 @@ func (w *Verifier) follow(own *chain, r Record) {
 	own.told = r.ID
 }
 
-// beside looks at whether a record knows the other chain as it is.
+// beside checks whether what a record says of the other chain is right.
 func (w *Verifier) beside(other *chain, r Record) {
 	switch told := r.Prev.Other; {
 	case told < other.told:
@@ -130,15 +130,15 @@ func (w *Verifier) missing(id, by uint64) {
 }
 
 // Skip notes that the trail has dropped records up to an ID while it was read: of one
-// chain, or of both. Those of the other come yet.
+// chain or of both. Those that it still has are added as usual.
 func (w *Verifier) Skip(id uint64) { w.gone = max(w.gone, id) }
 
-// End returns what came of it. Records up to an ID were given, 0 where that is not
-// known.
+// End returns the result. given is the highest ID that the daemon has assigned, 0 if that
+// is not known.
 func (w *Verifier) End(given uint64) Verification {
 	v := &w.v
 	for _, c := range w.chains {
-		if c.end.ID == 0 && c.told > 0 { // the trail always has the last ones of both
+		if c.end.ID == 0 && c.told > 0 { // the trail always keeps the last records of both
 			w.missing(c.told, v.Last)
 		}
 	}

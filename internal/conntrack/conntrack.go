@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package conntrack reads the kernel's connection tracking over ctnetlink, and
-// takes entries out of it. It is the one place that knows the numbers of
-// linux/netfilter/nfnetlink_conntrack.h; what an entry means for a door is for
-// internal/fence and internal/presence to say.
+// Package conntrack reads the entries of the kernel's connection tracking over
+// ctnetlink, and removes them. It is the one place that has the numbers of
+// linux/netfilter/nfnetlink_conntrack.h; internal/fence and internal/presence decide
+// what an entry means for a door.
 //
 // It tracks nothing itself and subscribes to no events.
 package conntrack
@@ -20,9 +20,10 @@ import (
 	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
-// Labels that the fence puts on connections, in the last byte of the 16 that a
-// connection has: the topmost bits, 126 and 127, where the lowest byte comes
-// first. They are kept clear of those that a ruleset numbers from 0.
+// Labels that the fence puts on connections. They are bits of the last of the 16
+// bytes of labels that a connection has: bits 126 and 127, since the lowest byte comes
+// first. Other rulesets number their labels from 0, so these are unlikely to collide
+// with theirs.
 const (
 	LabelsLen = 16
 	Asked     = 0x40 // a door let its first packet pass
@@ -32,9 +33,9 @@ const (
 // Status bits, IPS_* of nf_conntrack_common.h.
 const (
 	SeenReply = 1 << 1  // there was a packet in each direction
-	Assured   = 1 << 2  // it is not thrown out early, when the table is full
+	Assured   = 1 << 2  // it is not dropped early when the table is full
 	DstNAT    = 1 << 5  // its destination is translated
-	Offload   = 1 << 14 // a flow table forwards it (nf_flow_table.rst), and its state is not told
+	Offload   = 1 << 14 // a flow table forwards it (nf_flow_table.rst), and its state is not reported
 )
 
 // States of TCP, of nf_conntrack_tcp.h.
@@ -49,35 +50,35 @@ type Tuple struct{ From, To netip.AddrPort }
 
 // Entry is one connection that the kernel knows, or one flow over UDP.
 type Entry struct {
-	Proto    uint8 // IPPROTO_TCP, IPPROTO_UDP, ...; ports are 0 but for those that have some
-	Original Tuple // as the first packet came
-	Reply    Tuple // as an answer to it comes, so that it shows what was translated
+	Proto    uint8 // IPPROTO_TCP, IPPROTO_UDP, ...; for protocols without ports, those of the tuples are 0
+	Original Tuple // of the first packet, as it came
+	Reply    Tuple // of an answer to it, as that comes, so that it shows what was translated
 	Status   uint32
-	State    uint8 // of TCP; 0 where it is not told
-	// PickedUp says that tracking began in the middle of a connection over TCP, so
-	// that the first packet it saw need not be the first there was.
+	State    uint8 // of TCP; 0 if it was not reported
+	// PickedUp says that tracking began in the middle of a TCP connection, so that
+	// the first packet tracked need not be the connection's first.
 	PickedUp bool
 	LetIn    bool // it has the fence's label of that name
 
-	name []byte // the attributes that tell it from all others
+	name []byte // the attributes that identify it
 }
 
-// Filter says which entries are wanted: those for which all of it holds.
+// Filter says which entries are wanted: those that match all of its fields.
 type Filter struct {
 	Family uint8 // AF_INET or AF_INET6
 	Proto  uint8
-	// Ports of the original direction, or the one that answers go to; 0 for any.
+	// Ports of the original direction, or the port that answers go to; 0 for any.
 	FromPort, ToPort uint16
-	ReplyToPort      uint16 // not beside the others
-	Status           uint32 // bits that are set
+	ReplyToPort      uint16 // not together with the other two
+	Status           uint32 // bits that must be set
 }
 
-// Conn is a connection to ctnetlink. It is not for concurrent use. Of its errors
-// those that are nfnetlink.ErrBroken are of the connection itself.
+// Conn is a connection to ctnetlink. It is not safe for concurrent use. An error that
+// Is nfnetlink.ErrBroken is about the connection itself.
 type Conn struct{ nl *nfnetlink.Conn }
 
-// Dial makes a connection for the thread's network namespace, for the caller to
-// Close. Visible says whether it can be used.
+// Dial makes a connection for the thread's network namespace, which the caller must
+// Close. Visible reports whether it can be used.
 func Dial() (*Conn, error) {
 	nl, err := nfnetlink.Dial()
 	if err != nil {
@@ -86,15 +87,16 @@ func Dial() (*Conn, error) {
 	return Over(nl), nil
 }
 
-// Over makes a Conn of a netfilter netlink connection, on which no answer is
-// awaited whenever the Conn is used.
+// Over makes a Conn that uses nl. Whenever the Conn is used, no other answer may be
+// awaited on nl.
 func Over(nl *nfnetlink.Conn) *Conn { return &Conn{nl} }
 
 // Close ends the connection; see nfnetlink.Conn.
 func (c *Conn) Close() error { return c.nl.Close() }
 
-// Visible returns nil if entries can be listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
-// fs.ErrPermission, and any other means that this kernel has no ctnetlink.
+// Visible returns nil if entries can be listed, and otherwise the reason why not:
+// without CAP_NET_ADMIN an error that Is fs.ErrPermission; any other error means that
+// this kernel has no ctnetlink.
 func (c *Conn) Visible() error {
 	// The counters of each processor: a list that costs little.
 	err := c.nl.Ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
@@ -107,11 +109,11 @@ func (c *Conn) Visible() error {
 	return nil
 }
 
-// List calls each with all entries that f wants, in no order. One may come twice,
-// if the kernel makes its table larger meanwhile. What is not wanted does not
-// leave the kernel, which for that walks its table once, all network namespaces'
-// entries (nf_conntrack_max for each at most); before Linux 5.8 it sends all that
-// are of the family. Memory is for the entries of one message.
+// List calls each for all entries that match f, in no particular order. An entry may
+// come twice if the kernel enlarges its table meanwhile. The kernel walks its whole
+// table once, which has the entries of all network namespaces (at most
+// nf_conntrack_max of each), and sends only the entries that match; before Linux 5.8 it
+// sends all those of the family. Memory holds the entries of one message at a time.
 func (c *Conn) List(f Filter, each func(Entry)) error {
 	data, err := f.attributes()
 	if err != nil {
@@ -126,14 +128,14 @@ func (c *Conn) List(f Filter, each func(Entry)) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("list what connection tracking knows: %w", err)
+		return fmt.Errorf("list the entries of connection tracking: %w", err)
 	}
 	return nil
 }
 
-// Delete takes an entry out. One that has ended meanwhile is an error that Is
-// ENOENT; another one between the same ends is distinguished by its id, as long as the
-// kernel has not put it into the same piece of memory (nf_ct_get_id).
+// Delete removes an entry. If it has ended meanwhile, the error Is ENOENT. A newer entry
+// between the same ends is not removed, since it has another ID, unless the kernel has
+// put it into the same piece of memory (nf_ct_get_id).
 func (c *Conn) Delete(e Entry) error {
 	family := uint8(unix.AF_INET)
 	if e.Original.From.Addr().Is6() {
@@ -151,7 +153,7 @@ func message(typ int, flags netlink.HeaderFlags, family uint8, attributes []byte
 	return nfnetlink.Message(unix.NFNL_SUBSYS_CTNETLINK, typ, flags, append(nfnetlink.Header(family), attributes...))
 }
 
-// wants filters what an older kernel does not.
+// wants reports whether e matches f, since older kernels do not filter.
 func (f *Filter) wants(e *Entry) bool {
 	is := func(want, got uint16) bool { return want == 0 || want == got }
 	return e.Proto == f.Proto && e.Status&f.Status == f.Status &&
@@ -159,9 +161,9 @@ func (f *Filter) wants(e *Entry) bool {
 		is(f.ReplyToPort, e.Reply.To.Port())
 }
 
-// attributes are the filter as the kernel takes it. It looks at the status since
-// Linux 5.17, and else takes no notice of it. It has one set of flags for each
-// direction; early kernels mix the two up, so that a filter names but one.
+// attributes returns the filter as the kernel reads it. Before Linux 5.17 the kernel
+// ignores the status. There is one set of flags for each direction; early kernels
+// confuse the two, so a filter has only one of them.
 func (f *Filter) attributes() ([]byte, error) {
 	tuple, flags := ctaOriginal, ctaFilterOriginal
 	if f.ReplyToPort != 0 {

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tracking is a namespace that tracks its connections.
+// tracking returns a network namespace that tracks its connections.
 func tracking(t *testing.T) *nstest.NS {
 	nstest.Need(t, "nft", "conntrack")
 	n := nstest.New(t)
@@ -34,7 +34,7 @@ func tracking(t *testing.T) *nstest.NS {
 	return n
 }
 
-// enter makes entries by the words of conntrack(8).
+// enter adds entries, given as arguments of conntrack(8).
 func enter(n *nstest.NS, entries ...string) {
 	for _, e := range entries {
 		n.Run("conntrack", append([]string{"-I", "--timeout", "100"}, strings.Fields(e)...)...)
@@ -49,7 +49,7 @@ const (
 	closing   = "-p tcp -s 192.0.2.2 -d 192.0.2.1 --orig-port-src 4001 --orig-port-dst 22 --state TIME_WAIT"
 )
 
-// list lists what f wants, and how many entries the kernel sent for it.
+// list returns the entries that match f, and how many entries the kernel sent.
 func list(n *nstest.NS, f Filter) (found []Entry, sent int) {
 	n.Do(func() error {
 		c, err := Dial()
@@ -77,14 +77,14 @@ func ends(from, to string) Tuple {
 func TestEntriesOfTheKernel(t *testing.T) {
 	n := tracking(t)
 	enter(n, visitors, forged, servers, published, closing)
-	const confirmed, translated = 1 << 3, 1<<7 | 1<<8 // and whether it is to be was asked
+	const confirmed, translated = 1 << 3, 1<<7 | 1<<8 // translated: IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE
 	dns := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed | SeenReply,
 		Original: ends("192.0.2.2:4000", "192.0.2.1:53"), Reply: ends("192.0.2.1:53", "192.0.2.2:4000")}
 	unanswered := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed,
 		Original: ends("192.0.2.3:4000", "192.0.2.1:53"), Reply: ends("192.0.2.1:53", "192.0.2.3:4000")}
 	reversed := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed | SeenReply | Assured,
 		Original: ends("[2001:db8::1]:53", "[2001:db8::2]:4000"), Reply: ends("[2001:db8::2]:4000", "[2001:db8::1]:53")}
-	// Of TCP conntrack(8) makes them as if they were taken up in mid-stream.
+	// conntrack(8) makes TCP entries as if they had been picked up in mid-stream.
 	web := Entry{Proto: unix.IPPROTO_TCP, State: Established, PickedUp: true, Status: confirmed | SeenReply | Assured | DstNAT | translated,
 		Original: ends("192.0.2.2:4000", "192.0.2.1:8080"), Reply: ends("198.51.100.2:80", "192.0.2.2:4000")}
 	ssh := Entry{Proto: unix.IPPROTO_TCP, State: 7, PickedUp: true, Status: confirmed,
@@ -118,7 +118,7 @@ func TestEntriesOfTheKernel(t *testing.T) {
 	}
 }
 
-// However many there are, what leaves the kernel is what is wanted.
+// The kernel sends only what matches, however many entries there are.
 func TestWhatMatchesIsSent(t *testing.T) {
 	n := tracking(t)
 	n.Do(func() error {
@@ -137,18 +137,19 @@ func TestWhatMatchesIsSent(t *testing.T) {
 	})
 	enter(n, visitors)
 	if all, sent := list(n, Filter{Family: unix.AF_INET, Proto: unix.IPPROTO_UDP}); len(all) < 10_000 || sent != len(all) {
-		t.Fatalf("%d entries in all, of which %d were sent", len(all), sent)
+		t.Fatalf("%d entries match, and %d were sent, want at least 10,000, all of them", len(all), sent)
 	}
 	for _, f := range []Filter{{ToPort: 53}, {ReplyToPort: 4000}, {Status: SeenReply}} {
 		f.Family, f.Proto = unix.AF_INET, unix.IPPROTO_UDP
 		if got, sent := list(n, f); len(got) != 1 || sent != 1 {
-			t.Errorf("%+v: %d of %d entries that were sent, want the one", f, len(got), sent)
+			t.Errorf("%+v: %d entries match of %d that were sent, want 1 of 1", f, len(got), sent)
 		}
 	}
 }
 
-// A connection that was taken up in mid-stream is told from one that was seen to
-// begin, in either direction; and what the fence labels, by its label.
+// A connection that was picked up in mid-stream, in either direction, is distinguished
+// from one whose beginning was tracked, and a connection that the fence labelled from
+// one that it did not.
 func TestHowAConnectionWasSeenToBegin(t *testing.T) {
 	n := tracking(t)
 	n.Run("nft", fmt.Sprintf("add rule inet t out tcp dport 23 ct label set %d", 127))
@@ -186,7 +187,7 @@ func TestHowAConnectionWasSeenToBegin(t *testing.T) {
 		return fmt.Sprintf("state %d, picked up %v, let in %v", found[0].State, found[0].PickedUp, found[0].LetIn)
 	}
 	if got, want := got(Filter{ToPort: 22}), "state 3, picked up false, let in false"; got != want {
-		t.Errorf("begun: %s, want %s", got, want)
+		t.Errorf("tracked from its beginning: %s, want %s", got, want)
 	}
 	if got, want := got(Filter{ToPort: 23}), "state 3, picked up false, let in true"; got != want {
 		t.Errorf("labelled: %s, want %s", got, want)
@@ -197,7 +198,7 @@ func TestHowAConnectionWasSeenToBegin(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, want := got(f), "state 3, picked up true, let in false"; got != want {
-			t.Errorf("forgotten, and heard %s first: %s, want %s", conns[i].LocalAddr(), got, want)
+			t.Errorf("forgotten, and picked up from %s: %s, want %s", conns[i].LocalAddr(), got, want)
 		}
 	}
 }
@@ -245,8 +246,8 @@ func TestVisible(t *testing.T) {
 	})
 }
 
-// An answer to a request before this one is passed over, and one that cannot be
-// read is an error, after the last message was taken in.
+// The answer to an earlier request is skipped. A message that cannot be read is an
+// error, but the answer is read to its end.
 func TestStrangeAnswers(t *testing.T) {
 	entry := netlink.Message{Data: []byte{2, 0, 0, 0}}
 	for name, test := range map[string]struct {
@@ -256,8 +257,8 @@ func TestStrangeAnswers(t *testing.T) {
 	}{
 		"left over":     {[][]netlink.Message{{{Header: netlink.Header{Sequence: 7}, Data: entry.Data}}, {entry}}, 1, ""},
 		"empty":         {[][]netlink.Message{nil}, 0, ""},
-		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list what connection tracking knows: netfilter sent a message of 1 bytes"},
-		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list what connection tracking knows: decode netfilter's answer: "},
+		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list the entries of connection tracking: netfilter sent a message of 1 bytes"},
+		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list the entries of connection tracking: decode netfilter's answer: "},
 	} {
 		s := &script{answers: test.answers}
 		entries := 0
@@ -274,7 +275,7 @@ func TestStrangeAnswers(t *testing.T) {
 	}
 }
 
-// script is a kernel that gives these answers, in turn.
+// script is a fake kernel that gives these answers, in turn.
 type script struct {
 	answers [][]netlink.Message
 	asked   netlink.Message
@@ -303,7 +304,7 @@ func (s *script) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	}
 }
 
-// What netlink.Socket wants beside that.
+// The other methods of netlink.Socket.
 
 func (s *script) Close() error                         { return nil }
 func (s *script) SendMessages([]netlink.Message) error { return unix.EOPNOTSUPP }

@@ -54,8 +54,8 @@ const (
 )
 
 // liberal is IP_CT_TCP_FLAG_BE_LIBERAL of nf_conntrack_tcp.h. The kernel sets it
-// on both sides of a connection that it takes up in mid-stream, since it knows
-// neither's window (nf_conntrack_proto_tcp.c, tcp_new; sysctl
+// on both sides of a connection that it picks up in mid-stream, since it knows the
+// window of neither (nf_conntrack_proto_tcp.c, tcp_new; sysctl
 // nf_conntrack_tcp_loose).
 const liberal = 0x08
 
@@ -63,7 +63,7 @@ const liberal = 0x08
 type decoder struct {
 	entry  Entry
 	sides  [2]side
-	fields nfnetlink.Fields // where what is read of a message goes, above
+	fields nfnetlink.Fields // read a message into entry and sides
 }
 
 func newDecoder() *decoder {
@@ -92,7 +92,7 @@ func newDecoder() *decoder {
 	return d
 }
 
-// decode reads one message. What is not in it is zero.
+// decode reads one message. What the message does not have is zero.
 func (d *decoder) decode(m netlink.Message) (Entry, error) {
 	d.entry, d.sides = Entry{}, [2]side{}
 	err := nfnetlink.Attributes(m, d.fields.Read)
@@ -101,7 +101,7 @@ func (d *decoder) decode(m netlink.Message) (Entry, error) {
 	return d.entry, err
 }
 
-// side is what an entry tells of one direction.
+// side is what an entry says about one direction.
 type side struct {
 	from, to         netip.Addr
 	fromPort, toPort uint16
@@ -112,7 +112,7 @@ func (s *side) tuple() Tuple {
 	return Tuple{netip.AddrPortFrom(s.from, s.fromPort), netip.AddrPortFrom(s.to, s.toPort)}
 }
 
-// fields are where a tuple's attributes go.
+// fields read a tuple's attributes into s and protocol.
 func (s *side) fields(protocol *uint8) nfnetlink.Fields {
 	from, to := address(&s.from), address(&s.to)
 	return nfnetlink.Fields{
@@ -136,7 +136,7 @@ func (s *side) flagged(ad *netlink.AttributeDecoder) {
 	}
 }
 
-// named appends an attribute to the entry's name, as it came.
+// named appends an attribute, as it came, to the entry's name.
 func (e *Entry) named(typ uint16, v []byte) {
 	e.name = binary.NativeEndian.AppendUint16(e.name, uint16(unix.SizeofNlAttr+len(v)))
 	e.name = binary.NativeEndian.AppendUint16(e.name, typ)

@@ -13,10 +13,10 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// FuzzEntry holds that an entry which another encoder wrote as ctnetlink does is
-// read as it is; that its name is what told it apart; and that one which was cut
-// or tampered with is read or refused, and never taken for TCP's or the fence's
-// where it does not say so.
+// FuzzEntry checks that an entry is read as another encoder wrote it, in ctnetlink's
+// form; that its name has the attributes that identify it; and that an entry that was
+// cut or tampered with is read or refused, but never seems to be picked up or let in
+// if it was not.
 func FuzzEntry(f *testing.F) {
 	f.Add([]byte("\x00\x11\xc0\x00\x02\x02\xc0\x00\x02\x01\x10\x00\x00\x35\x01\x02"), uint16(0), byte(0))
 	f.Add([]byte("\x01\x06\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02"), uint16(70), byte(0x80))
@@ -33,17 +33,17 @@ func FuzzEntry(f *testing.F) {
 		got.name, want.name = nil, nil
 		if got.Proto != want.Proto || got.Original != want.Original || got.Reply != want.Reply || got.Status != want.Status ||
 			got.State != want.State || got.PickedUp != want.PickedUp || got.LetIn != want.LetIn {
-			t.Fatalf("reads as %+v, want %+v", got, want)
+			t.Fatalf("decoded %+v, want %+v", got, want)
 		}
 		named, err := d.decode(netlink.Message{Data: append(make([]byte, 4), name...)})
 		if err != nil || named.Original != want.Original || !bytes.Equal(named.name, name) || !bytes.Contains(name, []byte("name")) {
-			t.Fatalf("its name %x reads as %+v, %v", name, named, err)
+			t.Fatalf("the name %x decodes as %+v, %v", name, named, err)
 		}
 		if int(at) < len(data) {
 			data[at] ^= spoil
 			d.decode(netlink.Message{Data: data})
 			if e, err := d.decode(netlink.Message{Data: data[:at]}); err == nil && (e.LetIn && !want.LetIn || e.PickedUp && !want.PickedUp) {
-				t.Fatalf("cut after %d bytes it reads as %+v", at, e)
+				t.Fatalf("cut after %d bytes, the entry decodes as %+v", at, e)
 			}
 		}
 	})

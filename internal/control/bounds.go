@@ -17,8 +17,8 @@ import (
 func maxOperators() int { return descriptors.Share(256, descriptors.Operators) }
 func maxScrapes() int   { return descriptors.Share(64, descriptors.Meters) }
 
-// maxStreams are of the operators', so that orders are heard beside them: those who
-// watch, follow, or wait for a door to open.
+// maxStreams is how many of the operators' connections may be streams (which watch,
+// follow, or wait for a door to open), so that there is room left for orders.
 func maxStreams() int { return min(64, maxOperators()/2) }
 
 // ServeMetrics answers on l from m (see Metrics) until ctx ends, and then returns
@@ -44,8 +44,8 @@ func ServeMetrics(ctx context.Context, l net.Listener, m MetricSource, log *slog
 }
 
 // limitListener returns l as a listener for s that accepts while fewer than most of its
-// connections are open. The connections are l's own: who is at the other end of
-// a unix socket is asked of them.
+// connections are open. The connections are l's own, since the server asks them who is
+// at the other end of a unix socket.
 func limitListener(s *http.Server, l net.Listener, most int) net.Listener {
 	b := &limitedListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
 	s.ConnState = func(_ net.Conn, state http.ConnState) {
@@ -84,7 +84,8 @@ func (b *limitedListener) Close() error {
 // streams counts the streams that are open.
 type streams chan struct{}
 
-// begin says whether another stream may begin; end must be called after it.
+// begin reports whether another stream may begin. If so, end must be called when the
+// stream ends; if not, begin has answered w.
 func (s streams) begin(w http.ResponseWriter) bool {
 	select {
 	case s <- struct{}{}:

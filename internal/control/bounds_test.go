@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// slowSource answers when it is let.
+// slowSource answers once let is closed.
 type slowSource struct {
 	let   chan struct{}
 	asked atomic.Int32
@@ -36,8 +36,8 @@ func ask(h http.Handler, method, host, target string) *httptest.ResponseRecorder
 	return w
 }
 
-// However many ask at once, a few are answered at a time; the others wait for a
-// second, and are then told to come again. Health has a line of its own.
+// However many requests come at once, a few are answered at a time; the others wait for
+// a second, and are then refused for the moment. /healthz has a line of its own.
 func TestMetricsInLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &slowSource{let: make(chan struct{})}
@@ -64,7 +64,7 @@ func TestMetricsInLine(t *testing.T) {
 			w := <-codes
 			count[w.Code]++
 			if w.Code == 503 && (w.Header().Get("Retry-After") != "1" || w.Body.String() != "busy: 4 requests are answered at a time\n") {
-				t.Fatalf("503 says %q, to come again after %q s", w.Body, w.Header().Get("Retry-After"))
+				t.Fatalf("503 says %q, with Retry-After %q", w.Body, w.Header().Get("Retry-After"))
 			}
 		}
 		if count[200] != atOnce || count[503] != 300-atOnce {
@@ -79,7 +79,8 @@ func TestMetricsInLine(t *testing.T) {
 	})
 }
 
-// A page whose name points here is not answered, nor is an order.
+// A web page whose name points here is not answered, nor are methods other than GET and
+// HEAD.
 func TestWhoMayAskForMetrics(t *testing.T) {
 	m := &slowSource{let: make(chan struct{})}
 	close(m.let)
@@ -113,7 +114,7 @@ func TestWhoMayAskForMetrics(t *testing.T) {
 	}
 }
 
-// Connections that say nothing are cut, and no more than a few are taken at once.
+// Silent connections are cut off, and only a few connections are accepted at a time.
 func TestMetricsConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
@@ -154,7 +155,7 @@ type silent struct{ stub }
 
 func (*silent) Log(LogQuery) (LogPage, error) { return LogPage{}, nil }
 
-// Streams are bounded, and orders and questions are answered beside them.
+// The number of streams is bounded, and other requests are answered beside them.
 func TestStreamsAreBounded(t *testing.T) {
 	b := &silent{}
 	inBubble(t, b, func(t *testing.T, p *pipes) {
@@ -185,7 +186,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	})
 }
 
-// What came to nothing at knocks' ports is told by why, where a knock hears datagrams.
+// Dropped datagrams are counted by reason, if a knock hears datagrams.
 func TestMetricsOfDatagrams(t *testing.T) {
 	let := make(chan struct{})
 	close(let)

@@ -15,16 +15,16 @@ import (
 	"time"
 )
 
-// How long a client waits for an answer that should come at once, and for an
-// order, behind which a service may have to start.
+// How long a client waits for an answer that should come at once, and for the answer
+// to an order, for which a service may have to start.
 const (
 	statusTimeout = 10 * time.Second
 	orderTimeout  = 5 * time.Minute
 	onTheWay      = time.Second // for the answer of a daemon that has waited itself
 )
 
-// How long an answer may be, in bytes: what is at the other end may be anybody's
-// program, and must not be able to take all memory.
+// How many bytes of an answer are read at most: whatever answers at the socket must not
+// be able to use up all memory.
 const (
 	maxStatus = 256 << 20 // of a million grants
 	maxAnswer = 1 << 20   // of an order or a record of the audit trail
@@ -32,14 +32,16 @@ const (
 
 // Client asks the daemon behind one control socket. It holds no connection
 // between two calls and may be used by several goroutines. The errors of its
-// methods are *Error, but for those of a context that ended. What cannot be
-// understood is not sent.
+// methods are of type *Error, except those of a context that was cancelled and of the
+// functions that are passed to it. An order that the daemon could not understand is not
+// sent.
 type Client struct {
-	// Timeout is how long to wait for an answer, and for a stream's first word; 0 for
-	// as long as such an answer should take. It is set before the first call.
+	// Timeout is how long to wait for an answer, and for a stream to begin; 0 for as
+	// long as such an answer should take. It is set before the first call.
 	Timeout time.Duration
-	// SudoUser is the user whom sudo(8) has said it runs the command for, "" for none:
-	// a remark for the audit trail, which proves nothing. It is set before the first call.
+	// SudoUser is the user on whose behalf sudo(8) says that it runs the command, "" for
+	// none: a remark for the audit trail, which proves nothing. It is set before the
+	// first call.
 	SudoUser string
 
 	path string
@@ -73,14 +75,14 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 }
 
 // Watch calls f with the latest snapshot and with every one that follows. It
-// returns f's error, the context's, or an *Error when the daemon goes; never
+// returns f's error, the context's, or an *Error when the daemon goes away; never
 // nil.
 func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
 	return follow(ctx, c, "/v1/status?watch=1", true, maxStatus, f)
 }
 
-// Open opens a door for a source. With a Wait the daemon says itself when that is
-// over.
+// Open opens a door for a source. With a Wait, the daemon itself answers when that time
+// is over.
 func (c *Client) Open(ctx context.Context, o OpenRequest) (Reply, error) {
 	return c.order(ctx, "/v1/open", o)
 }
@@ -115,7 +117,7 @@ func (c *Client) Kind(ctx context.Context, kind, order string, args any) (Reply,
 	return c.order(ctx, kindsPath+kind+"/"+order, r)
 }
 
-// order gives one order.
+// order sends one order and returns the answer.
 func (c *Client) order(ctx context.Context, path string, r Request) (Reply, error) {
 	o, err := r.Order()
 	if err != nil {
@@ -136,7 +138,7 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	var reply Reply
 	err = c.call(ctx, http.MethodPost, path, r, maxAnswer, &reply)
 	if late, ok := errors.AsType[*Error](err); ok && late.Code == CodeTimeout && late.Cause != nil {
-		late.Message += "; it may still do what it was told to"
+		late.Message += "; it may still carry out the order"
 		late.Hint = "doorward status"
 	}
 	if err == nil && reply.Message == "" {
@@ -158,7 +160,7 @@ func (c *Client) call(ctx context.Context, method, path string, in any, limit in
 	return nil
 }
 
-// bounded is a reader of as many bytes as are left.
+// bounded reads from r until left bytes have been read, and then fails.
 type bounded struct {
 	r    io.Reader
 	left int64
@@ -174,12 +176,12 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // follow reads a stream of objects, one a line and of at most limit bytes, and
-// hands them to f. A stream that is endless ends only with an error.
+// hands them to f. An endless stream ends only with an error.
 func follow[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, f func(T) error) error {
 	return followFrom(ctx, c, path, endless, limit, func(http.Header) error { return nil }, f)
 }
 
-// followFrom is follow; begun is called first, with the header of the answer.
+// followFrom is like follow, but first calls begun with the header of the answer.
 func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -211,7 +213,7 @@ func followFrom[T any](ctx context.Context, c *Client, path string, endless bool
 	}
 }
 
-// send sends a request and returns the answer if it is a good one; its body is
+// send sends a request and returns the answer if its status is 200; its body is
 // the caller's to close.
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
@@ -242,7 +244,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(e); err != nil || e.Message == "" {
 		return nil, c.stranger(fmt.Sprintf("it says %q", resp.Status))
 	}
-	if e.Code == "" { // of a daemon from before there were codes
+	if e.Code == "" { // from a daemon older than the codes
 		e.Code = codeOf(resp.StatusCode)
 		if strings.Contains(e.Message, unknownKey) {
 			e.Hint = versionsDiffer
@@ -251,12 +253,12 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return nil, e
 }
 
-// stranger says that something else listens at the socket.
+// stranger returns the error for an answer that doorwardd would not give.
 func (c *Client) stranger(why string) error {
 	return &Error{Code: CodeDown, Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
 }
 
-// unreachable says why there was no answer.
+// unreachable returns the error that says why there was no answer.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	var op *net.OpError
 	dialing := errors.As(err, &op) && op.Op == "dial"
@@ -286,7 +288,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	return c.broken(ctx, err)
 }
 
-// over says why a context ended.
+// over returns the error of a context that ended.
 func (c *Client) over(ctx context.Context) error {
 	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return ctx.Err()
@@ -299,7 +301,7 @@ func (c *Client) over(ctx context.Context) error {
 	}
 }
 
-// broken says that an answer ended before its time.
+// broken returns the error for an answer that ends too early or cannot be decoded.
 func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return c.over(ctx)

@@ -22,7 +22,7 @@ type answering func(*http.Request) (*http.Response, error)
 
 func (a answering) RoundTrip(r *http.Request) (*http.Response, error) { return a(r) }
 
-// fake returns a client of something that answers everything alike.
+// fake returns a client of something that gives one answer, whatever is asked.
 func fake(code int, body io.Reader) *Client {
 	c := NewClient("/run/control.sock")
 	c.http.Transport = answering(func(*http.Request) (*http.Response, error) {
@@ -31,7 +31,7 @@ func fake(code int, body io.Reader) *Client {
 	return c
 }
 
-// objects are the T that a text begins with, and whether that is all of it.
+// objects returns the objects that a text begins with, and whether that is all of it.
 func objects[T any](text []byte) (all []T, whole bool) {
 	for {
 		text = bytes.TrimLeft(text, " \t\r\n")
@@ -54,9 +54,9 @@ func objects[T any](text []byte) (all []T, whole bool) {
 	}
 }
 
-// FuzzAnswers holds that whatever answers at the socket, the client says what is
-// in it, or an error in words, and never that an order was carried out without
-// being told so.
+// FuzzAnswers checks that whatever answers at the socket, the client returns what the
+// answer says, or an error with a message, and never reports that an order was carried
+// out unless the answer says so.
 func FuzzAnswers(f *testing.F) {
 	for _, s := range []string{
 		`{"time":"2026-11-24T06:00:00Z","doors":[{"name":"ssh","grants":[{"source":"192.0.2.7","expires":"2026-11-24T06:01:00Z"}]}]}`,
@@ -70,14 +70,14 @@ func FuzzAnswers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, code uint16, body []byte) {
 		if len(body) > 1<<11 {
-			return // the second reading takes the square of it
+			return // objects takes quadratic time
 		}
 		ctx := context.Background()
 		words := func(err error) {
 			t.Helper()
 			var e *Error
 			if !errors.As(err, &e) || e.Message == "" {
-				t.Fatalf("error %#v, want one in words", err)
+				t.Fatalf("error %#v, want one with a message", err)
 			}
 		}
 		var records []audit.Record
@@ -114,7 +114,7 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-// endless is what never ends, and counts what was read of it.
+// endless is a reader without end that counts what is read from it.
 type endless struct {
 	head string
 	n    int
@@ -147,7 +147,7 @@ func TestEndlessAnswersEnd(t *testing.T) {
 			t.Errorf("%s: after %d bytes: %v, want after at most %d: %s", name, e.n, err, 2*maxAnswer, want)
 		}
 	}
-	// Many short ones are no long one.
+	// The bound is one of each record, not of the whole answer.
 	many := strings.Repeat(`{"reason":"`+strings.Repeat("x", 1000)+"\"}\n", 3*maxAnswer/1000)
 	n := 0
 	err := fake(200, strings.NewReader(many)).Log(t.Context(), LogQuery{}, func(audit.Record) error { n++; return nil })
@@ -156,7 +156,7 @@ func TestEndlessAnswersEnd(t *testing.T) {
 	}
 }
 
-// What says nothing of what it did is no daemon that did it.
+// An answer that does not say what was done is not taken for doorwardd's.
 func TestEmptyAnswersAreNone(t *testing.T) {
 	for _, body := range []string{"{}", "null"} {
 		_, err := fake(200, strings.NewReader(body)).Close(t.Context(), CloseRequest{Door: "ssh"})
@@ -172,8 +172,8 @@ func TestEmptyAnswersAreNone(t *testing.T) {
 	}
 }
 
-// FuzzOrders sends orders and questions from the client to the server, and holds
-// that the backend is given what was meant, or nobody is.
+// FuzzOrders sends orders and queries from the client to the server, and checks that the
+// backend gets what was meant, or nothing.
 func FuzzOrders(f *testing.F) {
 	for _, s := range [][4]string{
 		{"ssh", "192.0.2.7", "10m", "apply"}, {"ssh", "::ffff:192.0.2.7", "", "keep"}, {"", "2001:DB8::1/64", "1h", "undo"},
@@ -184,7 +184,7 @@ func FuzzOrders(f *testing.F) {
 		f.Add(s[0], s[1], s[2], s[3], uint64(0), 100, false)
 	}
 	gone, cancel := context.WithCancel(context.Background())
-	cancel() // streams end after what they have
+	cancel() // so that streams end after what there is
 	f.Fuzz(func(t *testing.T, door, source, length, action string, after uint64, limit int, follow bool) {
 		var given []any
 		b := &stub{do: func(_ context.Context, _ Caller, order any) (Reply, error) {
@@ -231,8 +231,8 @@ func FuzzOrders(f *testing.F) {
 	})
 }
 
-// sent gives one order and compares what came of it with what the request says of
-// itself.
+// sent sends one order and compares what the backend was given with what the request's
+// own Order returns.
 func sent[R Request](t *testing.T, given *[]any, r R, give func(context.Context, R) (Reply, error)) {
 	t.Helper()
 	*given = nil

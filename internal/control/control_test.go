@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 var start = time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 
-// sample is a snapshot with something everywhere.
+// sample is a snapshot with a value in nearly every field.
 func sample() control.Status {
 	until, seen := start.Add(time.Minute), start.Add(-time.Second)
 	return control.Status{
@@ -63,7 +63,7 @@ func sample() control.Status {
 	}
 }
 
-// me is the name under which this process's orders stand.
+// me returns the name that this process's orders are given by.
 func me(t *testing.T) string {
 	t.Helper()
 	u, err := user.Current()
@@ -89,8 +89,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestOrders sends each order and sees it reach the backend in canonical form,
-// on behalf of this user.
+// TestOrders sends each order and checks that it reaches the backend in canonical form,
+// as an order of this user.
 func TestOrders(t *testing.T) {
 	b := controltest.New(sample())
 	until := start.Add(time.Hour)
@@ -138,6 +138,14 @@ func TestOrders(t *testing.T) {
 			func() (control.Reply, error) { return c.Apply(ctx, control.ApplyRequest{Action: "undo"}) },
 			control.ApplyRequest{Action: "undo"},
 		},
+		{
+			func() (control.Reply, error) { return c.Kind(ctx, "sealed", "lock", map[string]string{"key": "alice"}) },
+			control.KindRequest{Kind: "sealed", What: "lock", Args: json.RawMessage(`{"key":"alice"}`)},
+		},
+		{
+			func() (control.Reply, error) { return c.Kind(ctx, "sealed", "list", nil) },
+			control.KindRequest{Kind: "sealed", What: "list", Args: json.RawMessage(`{}`)},
+		},
 	} {
 		got, err := tt.send()
 		if err != nil {
@@ -155,7 +163,7 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestBackendErrors has the backend's words reach the operator, hint and all.
+// TestBackendErrors checks that the backend's errors reach the operator, hints included.
 func TestBackendErrors(t *testing.T) {
 	b := controltest.New(sample())
 	path, _ := controltest.Serve(t, b)
@@ -184,7 +192,7 @@ func TestBackendErrors(t *testing.T) {
 	}
 }
 
-// raw sends a request as no Client would.
+// raw sends a request that a Client would not send.
 func raw(t *testing.T, path, method, target, body string) (int, string) {
 	t.Helper()
 	tr := &http.Transport{
@@ -223,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		code                 int
 		want                 string
 	}{
-		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/apply, /v1/arm, /v1/close, /v1/diff, /v1/explain, /v1/log, /v1/open, /v1/status`},
+		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/apply, /v1/arm, /v1/close, /v1/diff, /v1/explain, /v1/log, /v1/open, /v1/status, /v1/kinds/KIND/ORDER`},
 		{"POST", "/v1/status", "", 405, `method "POST" on /v1/status: allowed is GET`},
 		{"GET", "/v1/open", "", 405, `method "GET" on /v1/open: allowed is POST`},
 		{"GET", "/v1/status?wacht=1", "", 400, `query parameter "wacht" is not known: allowed are watch`},
@@ -270,6 +278,12 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/apply", `{"action":"apply","confirm":"0s"}`, 400, `confirm "0s": ` + aConfirm},
 		{"POST", "/v1/apply", `{"action":"undo","force":true}`, 400, `force goes with action "apply" only, not with "undo"`},
 		{"POST", "/v1/apply", `{"action":"apply","id":7}`, 400, `id 7 goes with actions "keep" and "undo" only, not with "apply"`},
+		{"POST", "/v1/kinds/sealed/lock", `[]`, 400, `the arguments of order "lock" to the sealed knock are not one JSON object`},
+		{"POST", "/v1/kinds/sealed/lock", `{"key":""}`, 400, `key is "": give a value, or leave the key out`},
+		{"POST", "/v1/kinds/sealed/Lock", `{}`, 400, `order "Lock": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`},
+		{"POST", "/v1/kinds//lock", `{}`, 400, `kind "": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`},
+		{"GET", "/v1/kinds/sealed/lock", ``, 405, `method "GET" on /v1/kinds/sealed/lock: allowed is POST`},
+		{"POST", "/v1/kinds/sealed/lock", `{"key":"` + strings.Repeat("x", 70_000) + `"}`, 413, `the body is larger than 65536 bytes`},
 		{"POST", "/v1/diff", `{}`, 405, `method "POST" on /v1/diff: allowed is GET`},
 		{"POST", "/v1/open", `{"door":"` + strings.Repeat("x", 70_000) + `"}`, 413, `the body is larger than 65536 bytes`},
 	} {
@@ -330,7 +344,7 @@ func TestLog(t *testing.T) {
 
 var errEnough = errors.New("enough")
 
-// ended is what a stream's client is told when the daemon goes.
+// ended returns the error of a stream's client when the daemon ends.
 func ended(path string) error {
 	return &control.Error{
 		Code:    control.CodeDown,
@@ -339,7 +353,7 @@ func ended(path string) error {
 	}
 }
 
-// TestWatch sees every change, and the three ways in which a watch ends.
+// TestWatch checks that a watch sees every change, and the three ways in which it ends.
 func TestWatch(t *testing.T) {
 	b := controltest.New(sample())
 	path, stop := controltest.Serve(t, b)
@@ -368,8 +382,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestFollow sees the records before and after the start of a follow, each
-// once, and its end with the server.
+// TestFollow checks that a follow sees the records before and after its start, each
+// once, and ends with the server.
 func TestFollow(t *testing.T) {
 	b := controltest.New(sample())
 	b.Append(audit.Record{ID: 1}, audit.Record{ID: 2}, audit.Record{ID: 3})
@@ -396,7 +410,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestStopWaitsForOrders stops the server while an order is under way.
+// TestStopWaitsForOrders stops the server while an order is in progress.
 func TestStopWaitsForOrders(t *testing.T) {
 	b := controltest.New(sample())
 	begun := make(chan struct{})
@@ -501,7 +515,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// uidOf is a uid as a number.
+// uidOf returns a uid as a number.
 func uidOf(t *testing.T, s string) uint32 {
 	t.Helper()
 	n, err := strconv.ParseUint(s, 10, 32)

@@ -11,7 +11,7 @@ import (
 type Diff struct {
 	Config string `json:"config"` // path of the file
 	Before string `json:"before"` // SHA-256 of the text in use, in hex
-	After  string `json:"after"`  // of the file's
+	After  string `json:"after"`  // SHA-256 of the file's text, in hex
 	// Changes are the keys that mean something else, sorted; never null. There may be
 	// none although the texts differ.
 	Changes []KeyChange `json:"changes"`
@@ -23,8 +23,8 @@ type Diff struct {
 type KeyChange struct {
 	Key    string `json:"key"`    // "door.ssh.open_for", "door.web", "door.ssh.knock[0].listen"
 	Change string `json:"change"` // "changed", "added" or "removed"
-	// Before and After are the values as TOML, null where there is none, and for keys of
-	// a knock, which are secret.
+	// Before and After are the values as TOML; null where there is none, and for the keys
+	// of a knock, which are secret.
 	Before *string `json:"before"`
 	After  *string `json:"after"`
 	Secret bool    `json:"secret"`
@@ -59,5 +59,6 @@ func (c *Client) Diff(ctx context.Context) (Diff, error) {
 	return d, err
 }
 
-// maxDiff bounds the answer: two files of a mebibyte, spelled out.
+// maxDiff bounds the answer, in bytes: it may hold most of two files of a mebibyte each
+// (config.MaxFile), with all that JSON escapes.
 const maxDiff = 16 << 20

@@ -32,19 +32,20 @@ type ExplainedFor struct {
 	Ports  []string `json:"ports"`  // as in Door
 	State  string   `json:"state"`  // the door's
 	Reason string   `json:"reason"` // why it is in this state, for people
-	// GetsIn says whether a new connection would get in now; null when that cannot be
-	// told, which an obstacle then says why.
+	// GetsIn says whether a new connection would get in now; null when that is not known,
+	// and an obstacle then says why.
 	GetsIn *bool `json:"gets_in"`
-	// By is what lets it in, never null; what is no grant has no end. There may be
-	// something although an obstacle keeps the connection out all the same.
+	// By is what lets it in, never null. Only grants have an end. There may be a grant
+	// even if an obstacle keeps the connection out.
 	By        []Cover    `json:"by"`
 	Until     *time.Time `json:"until"`     // when the last of By ends; null without an end, or without a By
 	Obstacles []Obstacle `json:"obstacles"` // what is in the way of its connections and its knocks, never null
-	// WouldKnock says whether a right knock from there would be heard and open the door
-	// now, as far as is known: not where its service could not be started the last time.
-	// It stands for the knocks of the door together: a penalty may be of one alone.
+	// WouldKnock says whether a right knock from there would be heard and would open the
+	// door now, judging by what is known: not if its service could not be started the last
+	// time. It is about all knocks of the door together, whereas a penalty may concern one
+	// of them alone.
 	WouldKnock bool           `json:"would_knock"`
-	Refusals   []audit.Record `json:"refusals"` // the latest eight that it had a part in, newest first, never null
+	Refusals   []audit.Record `json:"refusals"` // the latest eight that concern the source, newest first, never null
 }
 
 // Obstacle is something in the way of a source.
@@ -53,10 +54,10 @@ type Obstacle struct {
 	Message string     `json:"message"`         // for people
 	Hint    string     `json:"hint"`            // what to type next, may be ""
 	Until   *time.Time `json:"until,omitempty"` // when it ends by itself
-	Knock   string     `json:"knock,omitempty"` // the one of the door's knocks that it is about
+	Knock   string     `json:"knock,omitempty"` // which of the door's knocks it is about
 }
 
-// What a Cover is by that is no grant.
+// The values of Cover.By for what is not a grant.
 const (
 	CoverAlways = "always"       // a prefix of the door's always
 	CoverOwn    = "this machine" // the source is this machine
@@ -66,16 +67,16 @@ const (
 const (
 	ObstacleFence      = "fence_down"      // the doors are not guarded as they should be
 	ObstacleFailsafe   = "failsafe"        // there is no log data: the door is dark and ignores knocks
-	ObstacleDeaf       = "deaf"            // log data has not been looked for since the start: the door ignores knocks until then
-	ObstacleService    = "service_down"    // what is behind the door does not run
-	ObstacleFailed     = "service_failed"  // and did not start, or has died
+	ObstacleDeaf       = "deaf"            // the door ignores knocks until the daemon has looked for log data, which it does when it starts
+	ObstacleService    = "service_down"    // the service behind the door does not run
+	ObstacleFailed     = "service_failed"  // the service could not be started, or died
 	ObstacleOpening    = "opening"         // a grant waits for the service to run
 	ObstacleNoGrant    = "no_grant"        // nothing lets the source in
 	ObstaclePenalty    = "penalty"         // its knocks are ignored
-	ObstacleOwn        = "own_machine"     // what comes from this machine itself is no knock
+	ObstacleOwn        = "own_machine"     // connections from this machine itself are not knocks
 	ObstacleListeners  = "knocks_unheard"  // some of the knocks cannot be heard
 	ObstaclePermission = "no_leave"        // the daemon may not start the service
-	ObstacleListening  = "nothing_listens" // no socket of this machine takes connections at a port of the door
+	ObstacleListening  = "nothing_listens" // no socket of this machine accepts connections at a port of the door
 	ObstacleKernel     = "kernel_differs"  // kernel and daemon do not agree about who may come in
 	ObstacleUnchecked  = "kernel_unasked"  // the kernel could not be asked
 	ObstacleFirewall   = "firewall"        // rules of another firewall drop it, or may
@@ -103,7 +104,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, e)
 }
 
-// checkAddress reads an address that somebody can come from.
+// checkAddress parses an address that connections can come from.
 func checkAddress(s string) (netip.Addr, error) {
 	if s == "" {
 		return netip.Addr{}, badSource("source is missing: the address that a connection comes from")
@@ -118,13 +119,13 @@ func checkAddress(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-// badSource is an error of who asks.
+// badSource returns a CodeUsage error.
 func badSource(format string, args ...any) error {
 	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
 }
 
-// Explain asks what a new connection from a source would meet at a door, or (door "")
-// at each.
+// Explain asks what a new connection from a source would meet at a door, or at each door
+// if door is "".
 func (c *Client) Explain(ctx context.Context, source, door string) (Explanation, error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTimeout)) // a long trail is read for it
 	defer cancel()

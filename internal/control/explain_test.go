@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/control/controltest"
 )
 
-// What is asked reaches the backend in its one form, and its answer comes back whole.
+// The source reaches the backend in canonical form, and the answer comes back complete.
 func TestExplain(t *testing.T) {
 	b := controltest.New(sample())
 	yes, until := true, start

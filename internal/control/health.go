@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// ListProblems returns the codes of Problems, and what /healthz says of each. Anybody
-// may ask that, so that it is all they are told: why it is so, status says.
+// ListProblems returns the codes of Problems, and what /healthz says of each. It says no
+// more, since anybody may ask it; status gives the reasons.
 func ListProblems() []Word { return slices.Clone(problems) }
 
 var problems = []Word{
@@ -20,7 +20,7 @@ var problems = []Word{
 	{ProblemEnding, "the daemon is shutting down"},
 }
 
-// health answers whether there is a Problem.
+// health answers GET /healthz.
 func health(m MetricSource) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -57,7 +57,7 @@ func meaning(code string) string {
 	return "doorward status says why"
 }
 
-// MetricsManual says what the metrics are, and HealthManual what /healthz answers.
+// MetricsManual describes the metrics, and HealthManual what /healthz answers.
 const (
 	MetricsManual = `With gateway.metrics in its configuration, the daemon serves metrics for Prometheus at
 /metrics, and its health at /healthz. Anyone who can reach that address can read them,

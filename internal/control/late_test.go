@@ -21,7 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// unanswered is a client of a daemon that takes what it is told and does not answer.
+// unanswered is a client of a daemon that accepts requests and does not answer.
 func unanswered() *Client {
 	c := NewClient("/run/control.sock")
 	c.http.Transport = answering(func(r *http.Request) (*http.Response, error) {
@@ -31,12 +31,12 @@ func unanswered() *Client {
 	return c
 }
 
-// A daemon that does not answer is waited for as long as its answer should take, or
-// as long as was said.
+// A client waits for a daemon that does not answer as long as the answer should take, or
+// for its Timeout.
 func TestLateAnswers(t *testing.T) {
 	const late = "the daemon at /run/control.sock did not answer in time"
 	asked := &Error{Code: CodeTimeout, Message: late, Hint: "systemctl status doorward", Cause: context.DeadlineExceeded}
-	ordered := &Error{Code: CodeTimeout, Message: late + "; it may still do what it was told to", Hint: "doorward status",
+	ordered := &Error{Code: CodeTimeout, Message: late + "; it may still carry out the order", Hint: "doorward status",
 		Cause: context.DeadlineExceeded}
 	order := func(c *Client) error {
 		_, err := c.Close(context.Background(), CloseRequest{Door: "ssh"})
@@ -72,7 +72,7 @@ func TestLateAnswers(t *testing.T) {
 		{"close, 2s", 2 * time.Second, order, ordered, 2 * time.Second},
 		{"explain", 0, explain, asked, 5 * time.Minute},
 		{"explain, 2s", 2 * time.Second, explain, asked, 2 * time.Second},
-		{"open that waits", 0, wait, ordered, 30 * time.Second}, // the daemon says itself when it is over
+		{"open that waits", 0, wait, ordered, 30 * time.Second}, // the daemon itself answers when the wait is over
 		{"open that waits, 20s", 20 * time.Second, wait, ordered, 21 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestLateAnswers(t *testing.T) {
 	}
 }
 
-// A stream that has begun goes on for longer than its first word may take.
+// A stream that has begun may last longer than it may take to begin.
 func TestStreamsOutliveTheirBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -110,7 +110,8 @@ func TestStreamsOutliveTheirBeginning(t *testing.T) {
 	})
 }
 
-// What an older daemon says of a key that it does not know is that it is older.
+// If an older daemon does not know a key, the hint says that the versions may differ; and
+// its errors, which have no codes, are given some.
 func TestOlderDaemons(t *testing.T) {
 	body := `{"error":"the body is not one JSON object as expected: json: unknown field \"wait\"","hint":""}`
 	_, err := fake(400, strings.NewReader(body)).Open(t.Context(), OpenRequest{Door: "ssh", Source: "any", Wait: "30s"})
@@ -125,7 +126,7 @@ func TestOlderDaemons(t *testing.T) {
 	}
 }
 
-// A source is one that somebody can come from, in its one form, or it is refused.
+// A source is one that connections can come from, in canonical form, or it is refused.
 func TestSources(t *testing.T) {
 	for s, want := range map[string]string{
 		"any": "any", "192.0.2.7": "192.0.2.7", "192.0.2.7/32": "192.0.2.7", "192.0.2.0/24": "192.0.2.0/24",
@@ -140,8 +141,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// Those who wait for doors leave room for orders, so that a door that hangs can be
-// closed.
+// Clients that wait for doors to open leave room for orders, so that a door that hangs
+// can be closed.
 func TestWhoWaitsIsBounded(t *testing.T) {
 	b := &stub{do: func(ctx context.Context, _ Caller, order any) (Reply, error) {
 		if _, waits := order.(Open); waits {
@@ -170,7 +171,7 @@ func TestWhoWaitsIsBounded(t *testing.T) {
 			}
 			c.Close()
 		}
-		open[0].Close() // who goes makes room
+		open[0].Close() // makes room for another
 		synctest.Wait()
 		c := post("/v1/open", waits)
 		synctest.Wait()

@@ -23,8 +23,8 @@ var ErrInUse = errors.New("another doorwardd answers")
 // Listen opens the control socket at path, for its owner and, when the group
 // exists and the process may give files to it, for that group (0660); otherwise
 // for its owner alone (0600). There is no moment at which others could connect.
-// A socket file that nobody answers on is replaced; a live one is refused. The
-// directory must exist. Closing the listener removes the file.
+// A socket file that nobody answers on is replaced; if somebody does, or may, Listen
+// fails. The directory must exist. Closing the listener removes the file.
 func Listen(path string, group string) (net.Listener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("control socket %q: the path has %d bytes: allowed are %d", path, len(path), maxPath)
@@ -78,7 +78,7 @@ func removeStale(path string) error {
 }
 
 // shareWith lets the group use the socket, if there is such a group and the
-// process may. The group is set before the mode opens the file to it.
+// process may give files to it. The group is set before the mode opens the file to it.
 func shareWith(path, group string) error {
 	g, err := user.LookupGroup(group)
 	if err != nil {

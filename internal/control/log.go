@@ -13,15 +13,16 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// How many records one look into the audit trail may bring: at all, and where there
-// may be many looks at a time, since a page is held in memory until its client has
-// taken it.
+// How many records one query of the audit trail may return. Any number of clients may
+// have a query of pageRecords answered at a time; longer ones count as streams, since a
+// page is held in memory until its client has read it.
 const (
 	maxLimit    = 10_000
 	pageRecords = 1_000
 )
 
-// The headers of GET /v1/log are a LogPage's fields, of the first look.
+// The headers of GET /v1/log: what a LogPage has besides its records. With follow=1 they
+// are those of the first page.
 const (
 	headRecords = "Doorward-Records" // how many
 	headThrough = "Doorward-Through"
@@ -43,7 +44,7 @@ func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Req
 		}
 		defer s.streams.end()
 	}
-	// The channel is taken before the trail is read: a record that comes in
+	// The channel is taken before the trail is read, so that a record that comes in
 	// between closes it.
 	newer := s.backend.Newer()
 	page, err := s.backend.Log(q)
@@ -64,8 +65,9 @@ func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Req
 	}
 }
 
-// followLog sends what comes behind a page. It ends when records have gone in between:
-// the client asks again behind the last that it has, and is told which.
+// followLog sends the records that come after a page. It ends when records have been
+// dropped from the trail before they could be sent: the client then asks for what comes
+// after the last record that it has, and learns which are missing.
 func (s *Server) followLog(st *stream, q LogQuery, page LogPage, newer <-chan struct{}) {
 	told := page.Gone
 	q.Oldest, q.Limit = true, pageRecords

@@ -9,14 +9,14 @@ import (
 	"github.com/doorward/doorward/internal/version"
 )
 
-// Metric is one of doorward's metrics, as its manual has it. Names and labels are by
-// Prometheus' conventions (prometheus.io/docs/practices/naming), and no value of a
-// label is one that a stranger can choose.
+// Metric is one of doorward's metrics, with what the manual says of it. Names and labels
+// follow Prometheus' conventions (prometheus.io/docs/practices/naming), and strangers
+// cannot choose the value of a label.
 type Metric struct {
 	Name   string
 	Type   string   // "gauge", "counter" or "histogram"
 	Labels []string // nil for none
-	Help   string   // a sentence, which the metrics themselves have
+	Help   string   // a sentence, which is served with the metric
 	Note   string   // what else the manual says, "" for nothing
 
 	values func(v *GatewayMetrics, is func(n float64, labels ...string)) // nil for a histogram
@@ -39,8 +39,8 @@ type Word struct{ Code, Means string }
 // ListRefusals returns the values of "reason" in doorward_refusals_total.
 func ListRefusals() []Word { return slices.Clone(refused) }
 
-// refused are why knocks are refused. It is a fixed list, so that nobody who knocks
-// can add to it.
+// refused lists the reasons why knocks are refused. The list is fixed, so that nobody
+// who knocks can add to it.
 var refused = []Word{
 	{"port", "a port was touched that must be left alone"},
 	{"order", "the ports were touched in the wrong order"},
@@ -54,8 +54,8 @@ var refused = []Word{
 
 const other = "other"
 
-// Refusal returns the reason as which a refused knock is counted: the given one, or
-// "other".
+// Refusal returns the reason under which a refused knock is counted: the given one if it
+// is on the list, otherwise "other".
 func Refusal(reason string) string {
 	if slices.ContainsFunc(refused, func(w Word) bool { return w.Code == reason }) {
 		return reason
@@ -63,7 +63,8 @@ func Refusal(reason string) string {
 	return other
 }
 
-// metrics are the metrics. A new one is a line here, and its value in GatewayMetrics.
+// metrics is the table of all metrics. A new one is added here, and its value to
+// GatewayMetrics.
 var metrics = []Metric{
 	{Name: "doorward_build_info", Type: gauge, Labels: []string{"version", "goversion", "revision"},
 		Help: "The daemon's version, the Go version that built it, and the commit it was built from; always 1.",
@@ -147,7 +148,7 @@ var metrics = []Metric{
 	{Name: "doorward_datagrams_dropped_total", Type: counter, Labels: []string{"reason"},
 		Help: "Datagrams at the knocks' ports that were dropped, and answers that were withheld.",
 		Note: "The reasons are foreign (not a knock), strange (an impossible sender, or too long), crowded (too many waited), " +
-			"overrun (they came faster than they were read) and withheld (an answer that was too long, or one too many). " +
+			"replied (answered at once, and to be sent again with what the answer contains), overrun (they came faster than they were read) and withheld (an answer that was too long, or one too many). " +
 			"Only where a knock hears datagrams.",
 		values: datagrams},
 
@@ -192,15 +193,14 @@ var metrics = []Metric{
 
 const sinceStart = "0 while none is known since the start."
 
-// states are those of a door, which the metrics name, and serviceStates those of
-// its service.
+// states are the states of a door, and serviceStates those of its service.
 var (
 	states        = []string{StateDark, StateOpening, StateOpen, StateClosing, StateFailsafe}
 	serviceStates = []string{ServiceRunning, ServiceStopped, ServiceFailed, ServiceUnknown}
 )
 
-// doorEvents have a counter at each door from the start, so that a rate can be taken
-// of the first one too, and gatewayEvents beside them.
+// doorEvents have a counter for each door from the start, so that a rate includes the
+// first of them too; gatewayEvents have one for the gateway as a whole.
 var (
 	doorEvents = []string{
 		audit.EventOpened, audit.EventGranted, audit.EventRevoked, audit.EventExpired, audit.EventRefused, audit.EventLogin,
@@ -223,7 +223,8 @@ func each(of func(*DoorMetrics) float64) func(*GatewayMetrics, func(float64, ...
 	}
 }
 
-// among is a metric of each door that is 1 for one of some values.
+// among is a metric of each door that is 1 for the value that applies and 0 for the
+// others.
 func among(all []string, of func(*DoorMetrics) string) func(*GatewayMetrics, func(float64, ...string)) {
 	return func(v *GatewayMetrics, is func(float64, ...string)) {
 		for i := range v.Doors {
@@ -294,7 +295,7 @@ func datagrams(v *GatewayMetrics, is func(float64, ...string)) {
 	}
 }
 
-// seconds is a time as metrics have it, 0 for the zero time.
+// seconds returns t in seconds since 1970, 0 for the zero time.
 func seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
@@ -302,7 +303,7 @@ func seconds(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// truth is 1 for true.
+// truth returns 1 for true and 0 for false.
 func truth(b bool) float64 {
 	if b {
 		return 1

@@ -14,8 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/control/controltest"
 )
 
-// The metrics are as Prometheus would have them: it is what promtool check metrics
-// looks for.
+// The metrics follow Prometheus' conventions, as "promtool check metrics" checks them.
 func TestMetricsFollowTheConventions(t *testing.T) {
 	page := fetch(t, control.Metrics(controltest.New(sample())), "/metrics", 200)
 	found, err := promlint.New(strings.NewReader(page)).Lint()
@@ -27,7 +26,7 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 	}
 }
 
-// What is in the table is what is served, and the labels are those that it has.
+// Every metric of the table is served, with the labels that the table has.
 func TestEveryMetricIsServed(t *testing.T) {
 	page := fetch(t, control.Metrics(controltest.New(sample())), "/metrics", 200)
 	for _, m := range control.ListMetrics() {
@@ -53,7 +52,7 @@ func TestEveryMetricIsServed(t *testing.T) {
 	}
 }
 
-// Nothing that a knock says adds to the reasons by which refusals are counted.
+// A reason that is not on the list is counted as "other".
 func TestRefusalsAreAFixedList(t *testing.T) {
 	for _, w := range control.ListRefusals() {
 		if got := control.Refusal(w.Code); got != w.Code {

@@ -5,13 +5,13 @@ import "time"
 // MetricSource is what the metrics listener asks of the daemon. Its method is called
 // from a few goroutines at once.
 type MetricSource interface {
-	// ReadMetrics returns how things stand, in numbers. It takes no longer for many
-	// grants and penalties than for few.
+	// ReadMetrics returns the gateway's present state in numbers. It takes no longer for
+	// many grants and penalties than for few.
 	ReadMetrics() GatewayMetrics
 }
 
-// GatewayMetrics is how things stand, in numbers. Its counters are of the time since the
-// daemon's start.
+// GatewayMetrics is the gateway's state in numbers. Its counters start at 0 when the
+// daemon starts.
 type GatewayMetrics struct {
 	Version  string
 	Warnings int
@@ -26,31 +26,33 @@ type GatewayMetrics struct {
 	// and by event.
 	Events map[string]map[string]uint64
 	Doors  []DoorMetrics
-	// Touches are those that were thrown away because too many waited.
+	// Touches counts those that were dropped because too many waited.
 	Touches uint64
-	// Datagrams are those at knocks' ports that came to nothing before they were heard,
-	// by why; nil where no knock hears any.
+	// Datagrams counts the datagrams at knocks' ports that were dropped before they were
+	// heard, and the answers that were withheld, by reason; nil if no knock hears any.
 	Datagrams map[string]uint64
 	// Turns are how long the turns of the gateway's loop took, and Waits how long what
-	// was heard had to wait for its turn; nil where they are not measured. They go on.
+	// was heard had to wait for its turn; nil where they are not measured. More may be
+	// added to both while they are read.
 	Turns, Waits *Spans
 }
 
 // ConfigMetrics is the configuration in use.
 type ConfigMetrics struct {
-	// ID is another one for another text. It is none that the text can be guessed by, as
-	// a plain hash is: who reads the metrics could try knocks until one fits.
+	// ID differs from one text to another, and from one start of the daemon to the next.
+	// It must not be a plain hash of the text: with that, whoever reads the metrics could
+	// try knocks until one fits.
 	ID       string
 	Loaded   time.Time // when a configuration file was last taken into use
 	LoadedOK bool      // the latest attempt to do so went well
 }
 
-// StoreMetrics is what survives a restart.
+// StoreMetrics is how well what must survive a restart can be saved.
 type StoreMetrics struct {
-	Up       bool   // a restart would forget nothing
-	Failures uint64 // commits that the disk did not take
-	Lost     uint64 // records of the audit trail that were too many to wait for the disk
-	Commits  *Spans // how long they took; nil where that is not measured. They go on.
+	Up       bool   // it can be written to disk
+	Failures uint64 // commits that failed
+	Lost     uint64 // records missing from the audit trail because too many waited for the disk
+	Commits  *Spans // how long commits took; nil where that is not measured. More may be added while it is read.
 }
 
 // The states of a door's service in DoorMetrics.
@@ -58,7 +60,7 @@ const (
 	ServiceRunning = "running"
 	ServiceStopped = "stopped"
 	ServiceFailed  = "failed"  // it is down: it could not be started, or died
-	ServiceUnknown = "unknown" // it was not seen yet
+	ServiceUnknown = "unknown" // it has not been seen yet
 )
 
 // DoorMetrics is one door of GatewayMetrics. Its fields are as in Door, except those below.
@@ -69,9 +71,10 @@ type DoorMetrics struct {
 
 	Service       string // ServiceRunning, ..., "" without a service
 	StartFailures uint64 // of the service
-	// Refusals counts knocks that came to nothing, by why, which Refusal returns.
+	// Refusals counts the knocks that did not open the door, by a reason that Refusal
+	// returned.
 	Refusals map[string]uint64
-	Logs     *bool // the logs that tell of logins could be read in full at the latest look; nil where none are read
+	Logs     *bool // whether the logs of logins could be read in full at the latest look; nil where none are read
 
-	LastKnock, LastGrant, LastLogin, LastDark time.Time // the latest that is known of, zero for none
+	LastKnock, LastGrant, LastLogin, LastDark time.Time // of the latest that is known, zero for none
 }

@@ -13,21 +13,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// What may be asked of the metrics listener at a time, and how long a request
-// waits for its turn.
+// How many requests for one path the metrics listener answers at a time, and how long
+// another one waits for its turn.
 const (
 	atOnce   = 4
 	lineTime = time.Second
 )
 
 // Metrics returns the handler of the metrics listener: /metrics for Prometheus,
-// with the Go runtime's and the process's own, and /healthz. Neither tells
-// sources, credentials or configuration. Whoever can reach the listener can ask,
-// so that a few are answered at a time, and the others told to come again (503);
-// and a page in somebody's browser is not answered (421), see ownHost.
+// with the Go runtime's and the process's own, and /healthz. Neither reveals
+// sources, credentials or configuration. Whoever can reach the listener can ask it,
+// so only a few requests are answered at a time, and the others are refused for the
+// moment (503); a web page in somebody's browser gets no answer (421, see ownHost).
 //
-// /healthz is 200 while there is no Problem. Otherwise it is 503, with a line for
-// each, which begins with its code.
+// /healthz answers 200 while there is no Problem. Otherwise it answers 503, with a line
+// for each, which begins with its code.
 func Metrics(m MetricSource) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
@@ -41,8 +41,9 @@ func Metrics(m MetricSource) http.Handler {
 	return ownHost(mux)
 }
 
-// inLine has a few requests answered at a time. Each path has a line of its own,
-// so that those who look at the metrics do not make the daemon seem sick.
+// inLine has a few requests answered at a time; the others wait in line. Each path has
+// a line of its own, so that many requests for the metrics do not make the daemon seem
+// unhealthy.
 func inLine(h http.Handler) http.Handler {
 	slots := make(chan struct{}, atOnce)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +64,8 @@ func inLine(h http.Handler) http.Handler {
 // ownHost answers only requests that were sent to an address or to localhost. A
 // web page can have its visitor's browser send requests to this machine and read
 // the answers, if the page's own name points here by then (DNS rebinding); but
-// the browser says the name. A request without one is no browser's (HTTP/1.0).
+// the browser sends that name as the host. A request without a host (HTTP/1.0) does not
+// come from a browser.
 func ownHost(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
@@ -79,10 +81,10 @@ func ownHost(h http.Handler) http.Handler {
 	})
 }
 
-// collector turns vitals into metrics.
+// collector turns GatewayMetrics into Prometheus' metrics.
 type collector struct {
 	source MetricSource
-	descs  []*prometheus.Desc // of metrics, in their order
+	descs  []*prometheus.Desc // of the metrics, in the table's order
 }
 
 func newCollector(m MetricSource) *collector {
@@ -100,7 +102,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect sends the values of one moment.
+// Collect sends the values of all metrics, as they are at one moment.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	v := c.source.ReadMetrics()
 	for i, of := range metrics {

@@ -13,12 +13,12 @@ import (
 // maxPasswd bounds what is read of passwd(5), in bytes.
 const maxPasswd = 1 << 20
 
-// userNames are the users' of this machine as they were at the start. A process that
-// is locked in can read the file that /etc/passwd was then, and no other that takes its
-// place (landlock(7)), as one does whenever a user is added.
+// userNames are the names of this machine's users as they were at the start. A process
+// in the sandbox can read the file that was /etc/passwd then, but no other that takes
+// its place (landlock(7)), as one does whenever a user is added.
 type userNames map[uint32]string
 
-// namesNow reads them. Where that fails there are none.
+// namesNow reads the names from /etc/passwd. If that fails there are none.
 func namesNow() userNames {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
@@ -37,14 +37,14 @@ func readNames(r io.Reader) userNames {
 			continue
 		}
 		uid, err := strconv.ParseUint(fields[2], 10, 32)
-		if _, again := names[uint32(uid)]; err == nil && !again { // the first counts, getpwuid(3)
+		if _, again := names[uint32(uid)]; err == nil && !again { // the first entry counts, as for getpwuid(3)
 			names[uint32(uid)] = fields[0]
 		}
 	}
 	return names
 }
 
-// of is a user for people: "alice (uid 1000)", or "uid 1000" when the user has no name
+// of names a user for people: "alice (uid 1000)", or "uid 1000" if the user has no name
 // on this machine.
 func (n userNames) of(uid uint32) string {
 	id := strconv.FormatUint(uint64(uid), 10)

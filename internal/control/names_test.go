@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Names are those of the start where they cannot be looked up any more.
+// Users that cannot be looked up any more have the names that they had at the start.
 func TestNamesOfUsers(t *testing.T) {
 	const nobodys = "\nnext:x:3999999998:1::/:\nagain:x:3999999998:1::/:\n:x:3999999997::\nshort:x\nlarge:x:4294967296:\nodd:x:-1:\n"
 	names := readNames(strings.NewReader("root:x:0:0::/root:/bin/sh\nalice:x:3999999999:1::/:\n" + nobodys))
@@ -20,11 +20,11 @@ func TestNamesOfUsers(t *testing.T) {
 		}
 	}
 	if len(names) != 3 {
-		t.Errorf("read are %v", names)
+		t.Errorf("got %v, want three names", names)
 	}
 	long := readNames(strings.NewReader(strings.Repeat("x:x:1:\n", maxPasswd) + "alice:x:2:\n"))
 	if len(long) != 1 {
-		t.Errorf("of a file that is too long %d are read, want what its beginning has", len(long))
+		t.Errorf("read %d names from a file that is too long, want only the one of its beginning", len(long))
 	}
 	if got := namesNow().of(0); !strings.HasSuffix(got, " (uid 0)") {
 		t.Errorf("uid 0 is %q", got)

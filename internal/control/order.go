@@ -11,35 +11,35 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// Bounds of what orders may say, beside those of a grant, which are the
-// configuration's.
+// Bounds of the durations in orders. How long a grant may last is bounded by
+// config.ShortestGrant and config.LongestGrant.
 const (
 	// LongestWait bounds OpenRequest.Wait: a service may take an hour to stop, and
 	// another to start.
 	LongestWait = 3 * time.Hour
-	// LongestConfirm bounds ApplyRequest.Confirm: who has not come back after a day
-	// to keep a configuration has been locked out by it.
+	// LongestConfirm bounds ApplyRequest.Confirm: somebody who has not come back after a
+	// day to keep a configuration has been locked out by it.
 	LongestConfirm = 24 * time.Hour
 )
 
-// Open is an OpenRequest that can be understood.
+// Open is an OpenRequest in its checked form.
 type Open struct {
 	Door   string
-	Source netip.Prefix  // who is door.Somebody
+	Source netip.Prefix  // for which door.Somebody is true
 	For    time.Duration // 0 for the door's open_for
-	Wait   time.Duration // 0 does not wait
+	Wait   time.Duration // 0 for not waiting
 }
 
-// Close is a CloseRequest that can be understood.
+// Close is a CloseRequest in its checked form.
 type Close struct {
 	Door   string
-	Source netip.Prefix // who is door.Somebody, or the zero Prefix for the whole door
+	Source netip.Prefix // as in Open, or the zero Prefix for the whole door
 }
 
-// Arm is an ArmRequest that can be understood.
+// Arm is an ArmRequest in its checked form.
 type Arm struct {
 	Door   string       // "" for all
-	Source netip.Prefix // who is door.Somebody, or the zero Prefix for all penalties
+	Source netip.Prefix // as in Open, or the zero Prefix for all penalties
 }
 
 // KindRequest is an order to a kind of knock, of which the kind alone knows what it means:
@@ -139,10 +139,10 @@ func (o KindRequest) Order() (any, error) {
 // MarshalJSON returns the arguments.
 func (o KindRequest) MarshalJSON() ([]byte, error) { return o.Args, nil }
 
-// usage is the error of what cannot be understood.
+// usage returns err as an *Error with CodeUsage.
 func usage(err error) error { return &Error{Code: CodeUsage, Message: err.Error()} }
 
-// checkDoor says whether name can be a door's; "" only where it may be empty.
+// checkDoor returns an error unless name can be a door's. If empty is set, it can be "".
 func checkDoor(name string, empty bool) error {
 	switch {
 	case name == "" && empty, config.NameProblem(name) == "":
@@ -153,8 +153,8 @@ func checkDoor(name string, empty bool) error {
 	return fmt.Errorf("door %q: allowed are %s", name, config.NameForm)
 }
 
-// checkSource reads a source and returns it as status and the audit trail write it;
-// "" only where it may be empty.
+// checkSource parses a source and returns it as status and the audit trail write it. If
+// empty is set, it can be "".
 func checkSource(s string, empty bool) (string, error) {
 	if s == "" && empty {
 		return "", nil
@@ -166,7 +166,7 @@ func checkSource(s string, empty bool) (string, error) {
 	return door.SourceString(p), nil
 }
 
-// optionalSource reads a source, the zero Prefix where none is said.
+// optionalSource parses a source; "" is the zero Prefix.
 func optionalSource(s string) (netip.Prefix, error) {
 	if s == "" {
 		return netip.Prefix{}, nil
@@ -174,7 +174,7 @@ func optionalSource(s string) (netip.Prefix, error) {
 	return parseSource(s)
 }
 
-// parseSource reads a source: one that is door.Somebody.
+// parseSource parses a source for which door.Somebody is true.
 func parseSource(s string) (netip.Prefix, error) {
 	switch s {
 	case "any":
@@ -206,7 +206,7 @@ func parseSource(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// parseTime reads a duration within bounds, 0 where none is said.
+// parseTime parses a duration within bounds; "" is 0.
 func parseTime(what, s string, shortest, longest time.Duration) (time.Duration, error) {
 	if s == "" {
 		return 0, nil

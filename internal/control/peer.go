@@ -12,31 +12,31 @@ import (
 
 // Caller is who gives an order.
 type Caller struct {
-	// Name is how the audit trail and status call them: "operator alice (uid 1000)",
+	// Name is what the audit trail and status call them: "operator alice (uid 1000)",
 	// "operator root (uid 0), logged in as alice (uid 1000)", "SIGHUP".
 	Name string
-	// Operator is nil for who is none.
+	// Operator is nil if the order comes from a signal, not from an operator.
 	*audit.Operator
 }
 
-// sudoHeader is the header in which a client says what sudo(8) told it in SUDO_USER.
-// Anybody can say anything there: it is written down and never used.
+// sudoHeader is the header in which a client passes on SUDO_USER, which sudo(8) sets.
+// Anybody can write anything there: it is recorded, and nothing depends on it.
 const sudoHeader = "Doorward-Sudo-User"
 
-// maxName bounds what a client says in it, in bytes: LOGIN_NAME_MAX of linux/limits.h.
+// maxName bounds the value of sudoHeader, in bytes: LOGIN_NAME_MAX of linux/limits.h.
 const maxName = 256
 
 // peerKey is the context key of a connection's peer.
 type peerKey struct{}
 
-// peer is who opened a connection, or why that is not known. The kernel keeps
-// it as of the connect, so it cannot be changed by what the client does later.
+// peer is who opened a connection, or why that is not known. The kernel recorded it at
+// connect(2), so nothing that the client does later can change it.
 type peer struct {
 	audit.Operator
 	err error
 }
 
-// callerOf returns who has sent a request.
+// callerOf returns who sent a request.
 func (s *Server) callerOf(r *http.Request) (Caller, error) {
 	p, err := peerOf(r.Context())
 	if err != nil {
@@ -59,7 +59,7 @@ func peerOf(ctx context.Context) (peer, error) {
 	return p, p.err
 }
 
-// noteSudo is a client's word as the audit trail may have it.
+// noteSudo returns the value of sudoHeader in a form that is safe for the audit trail.
 func noteSudo(said string) string {
 	return legible.Text(strings.ToValidUTF8(said[:min(len(said), maxName)], ""))
 }

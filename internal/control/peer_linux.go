@@ -46,16 +46,16 @@ func peerAt(c net.Conn) (audit.Operator, error) {
 	return by, nil
 }
 
-// notSet is the login uid of a process that nobody has logged in to start, as a
-// service or a job of cron: AUDIT_UID_UNSET of linux/audit.h.
+// notSet is the login uid of a process that does not come from a login, such as a
+// service or a cron job: AUDIT_UID_UNSET of linux/audit.h.
 const notSet = ^uint32(0)
 
 // loginOf returns who logged in to start a process (proc_pid_loginuid(5)), however
-// they have changed users since; nil when that is not known. Another process may have
-// the number by now, whose login this must not be taken for: so process, a pidfd of
-// the one that is meant, says afterwards that it lives. Kernels before 6.5 have no
-// such descriptor of a peer, and whoever keeps a socket open while its maker ends can
-// wait for the number to come round again: there it is not known.
+// they have changed users since; nil if that is not known. The number may belong to
+// another process by now, whose login must not be mistaken for this one's: so loginOf
+// checks afterwards that process, a pidfd of the right one, is still alive. Before Linux
+// 6.5 there is no pidfd of a peer, and somebody who keeps a socket open after its maker
+// has ended can wait for the number to be used again: there the login is not known.
 func loginOf(pid int32, process int) *uint32 {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/loginuid")
 	if err != nil || ended(process) {
@@ -69,14 +69,15 @@ func loginOf(pid int32, process int) *uint32 {
 	return &login
 }
 
-// ended says whether a process has ended, or may have: pidfd_open(2). No signal is
-// asked for that: a process that is locked in may send none (landlock(7)).
+// ended reports whether a process has ended, or may have: its pidfd is readable then
+// (pidfd_open(2)). A null signal would not do, since a process in the sandbox may send
+// none (landlock(7)).
 func ended(process int) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 0)
 	return err != nil || n != 0
 }
 
-// bindMode sets the mode that bind gives to the socket's file: Linux takes it
+// bindMode sets the mode that bind(2) gives to the socket's file: Linux takes it
 // from the unbound socket's inode, less the umask (unix_bind_bsd in
 // net/unix/af_unix.c).
 func bindMode(fd uintptr, mode uint32) error {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that has ended says nothing of who started it: another may have its number.
+// The login of a process that has ended is not known: another process may have its number.
 func TestWhoLoggedIn(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: to be another login")
@@ -40,12 +40,12 @@ func TestWhoLoggedIn(t *testing.T) {
 		t.Errorf("who logged in is %v, want 1234567", got)
 	}
 	in.Close()
-	for n := 0; n == 0; { // it has ended, and nobody has waited for it: its files are there
+	for n := 0; n == 0; { // it has ended, but its files in /proc are there until it is waited for
 		if n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != nil && err != unix.EINTR {
 			t.Fatal(err)
 		}
 	}
 	if got := loginOf(pid, fd); got != nil {
-		t.Errorf("of a process that has ended, who logged in is %d, want it not known", *got)
+		t.Errorf("who logged in is %d for a process that has ended, want it not known", *got)
 	}
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// peerAt has no answer: the daemon runs on Linux.
+// peerAt returns an error: the daemon runs on Linux only.
 func peerAt(net.Conn) (audit.Operator, error) {
 	return audit.Operator{}, errors.New("no peer credentials on " + runtime.GOOS)
 }
 
-// bindMode has nothing to do: the daemon runs on Linux.
+// bindMode does nothing: the daemon runs on Linux only.
 func bindMode(uintptr, uint32) error { return nil }

@@ -15,15 +15,15 @@ import (
 
 // Log calls f with the records of the audit trail that q selects, in the order
 // of their IDs. Without Follow it returns nil after the last one; with Follow
-// it goes on as Watch does.
+// it ends only with an error, as Watch does.
 func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error) error {
 	return c.log(ctx, q, func(logHead) error { return nil }, f)
 }
 
-// logHead is what an answer says of itself.
+// logHead is what the headers of an answer say.
 type logHead struct{ records, through, last, gone uint64 }
 
-// log is Log; begun is called first.
+// log is like Log, but first calls begun.
 func (c *Client) log(ctx context.Context, q LogQuery, begun func(logHead) error, f func(audit.Record) error) error {
 	v := url.Values{}
 	for key, value := range map[string]string{
@@ -35,12 +35,12 @@ func (c *Client) log(ctx context.Context, q LogQuery, begun func(logHead) error,
 			v.Set(key, value)
 		}
 	}
-	if q.Limit < 0 { // which is refused
+	if q.Limit < 0 { // the daemon refuses it
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
 	return followFrom(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, func(h http.Header) error {
 		n := func(name string) uint64 {
-			n, _ := strconv.ParseUint(h.Get(name), 10, 64) // 0 by versions that have none
+			n, _ := strconv.ParseUint(h.Get(name), 10, 64) // 0 from versions that do not send it
 			return n
 		}
 		return begun(logHead{n(headRecords), n(headThrough), n(headLast), n(headGone)})
@@ -68,26 +68,27 @@ func instant(t time.Time) string {
 	return t.Format(time.RFC3339Nano)
 }
 
-// LogReader reads the audit trail through, however long it is and wherever the daemon
-// goes meanwhile. Each function but Each may be nil.
+// LogReader says what ReadLog reads, and has the functions that it calls. Any but Each may
+// be nil.
 type LogReader struct {
-	// Query selects what is read. Without Oldest and After those are the newest Limit, 0
-	// for 100; with them the oldest Limit, 0 for all.
+	// Query selects what is read: without Oldest and After the newest Limit records, or
+	// 100 if it is 0; with one of them the oldest Limit, or all if it is 0.
 	Query LogQuery
 	Each  func(audit.Record) error
-	// Gone is told that records behind an ID, up to another one, are not in the trail
-	// any more: it went on faster than it was read.
+	// Gone is called when records with IDs above after, up to and including until, are no
+	// longer in the trail: it grew faster than it was read.
 	Gone func(after, until uint64)
-	// Away is told, with Follow, that the daemon has gone. It is asked again until it
-	// is back.
+	// Away is called, with Follow, when the daemon has gone away. ReadLog then asks it
+	// again until it answers, and calls Back.
 	Away func(err error)
 	Back func()
 }
 
-// ReadLog calls r.Each with all that r.Query selects, in the order of IDs, each once. It
-// returns the highest ID that a record had when it began. With Follow it does not end
-// by itself, not with the daemon's end either, but where the trail was begun anew
-// meanwhile: what was read is no part of that. Its other errors are Log's.
+// ReadLog calls r.Each with all that r.Query selects, however long the trail is, in the
+// order of IDs, each record once. It returns the highest ID that a record had when it
+// began. With Follow it does not end by itself, nor when the daemon does, but it fails
+// if the trail has been started over meanwhile and no longer has what was read. Its
+// other errors are Log's.
 func (c *Client) ReadLog(ctx context.Context, r LogReader) (last uint64, err error) {
 	r.Query.Oldest = r.Query.Oldest || r.Query.After > 0
 	l := &logRun{c: c, r: r, q: r.Query, at: r.Query.After}
@@ -102,20 +103,20 @@ func (c *Client) ReadLog(ctx context.Context, r LogReader) (last uint64, err err
 	return l.last, err
 }
 
-// logRun is a ReadLog under way.
+// logRun is a call of ReadLog in progress.
 type logRun struct {
 	c *Client
 	r LogReader
 	q LogQuery // the next request
 
 	begun  bool          // an answer has begun before
-	last   uint64        // the highest ID at the first
-	at     uint64        // all up to it has been read
+	last   uint64        // the highest ID when the first answer began
+	at     uint64        // all up to this ID has been read
 	sent   uint64        // records of this answer so far
 	head   logHead       // of this answer
-	newest *audit.Record // the last that was read, if it has a hash
-	met    bool          // it was met again in this answer
-	told   uint64        // up to which records are known to be gone
+	newest *audit.Record // the last record with a hash that was read
+	met    bool          // newest is in this answer too, or need not be
+	told   uint64        // up to this ID, records are known to be gone
 }
 
 // pages reads page by page.
@@ -136,7 +137,7 @@ func (l *logRun) pages(ctx context.Context) error {
 	}
 }
 
-// begin takes in what an answer says of itself.
+// begin handles the head of an answer.
 func (l *logRun) begin(h logHead) error {
 	first := !l.begun
 	l.begun, l.head, l.sent, l.met = true, h, 0, l.newest == nil
@@ -146,7 +147,7 @@ func (l *logRun) begin(h logHead) error {
 	if first {
 		l.last = h.last
 	}
-	// Who begins at the beginning takes what there is.
+	// Somebody who reads from the beginning misses nothing: they get what there is.
 	if h.gone > l.told && l.q.Oldest && !(first && l.at == 0) && h.gone > l.at {
 		if l.r.Gone != nil {
 			l.r.Gone(max(l.at, l.told), h.gone)
@@ -157,7 +158,7 @@ func (l *logRun) begin(h logHead) error {
 	return l.reached()
 }
 
-// reached takes in, when all records of the first look have come, how far that was.
+// reached notes how far the answer's first page goes, once all its records have come.
 func (l *logRun) reached() error {
 	if l.sent < l.head.records || !l.r.Query.Follow {
 		return nil
@@ -189,7 +190,7 @@ func (l *logRun) take(r audit.Record) error {
 	return l.reached()
 }
 
-// anew says that a record that was read is no part of the trail.
+// anew returns the error for a record that was read and is no longer part of the trail.
 func (l *logRun) anew(id uint64, why string) error {
 	return &Error{
 		Code:    CodeFailed,
@@ -225,7 +226,7 @@ func (l *logRun) follow(ctx context.Context) error {
 		if ctx.Err() != nil || !l.begun || !passes(err) {
 			return err
 		}
-		if failed++; failed == 2 && l.r.Away != nil { // once an end is no news: it may be there again
+		if failed++; failed == 2 && l.r.Away != nil { // after one failure it may be back already
 			l.r.Away(err)
 		}
 		select {
@@ -238,11 +239,11 @@ func (l *logRun) follow(ctx context.Context) error {
 	}
 }
 
-// again has the next request go on where this one has come to. The newest record is
-// asked for once more: if it is there, the trail is the same.
+// again has the next request continue where this one ended. It asks for the newest
+// record once more: if that is there, the trail is the same.
 func (l *logRun) again() {
 	if l.at == 0 && l.newest == nil && !l.q.Oldest {
-		return // nothing has come yet
+		return // nothing has been read yet
 	}
 	l.q.Oldest, l.q.Limit, l.q.After = true, pageRecords, l.at
 	if l.newest != nil {
@@ -250,8 +251,8 @@ func (l *logRun) again() {
 	}
 }
 
-// passes says whether an error is of a daemon that has gone, or answers no more clients
-// for now.
+// passes reports whether an error means that the daemon has gone away, or is too busy
+// for another client: either may pass.
 func passes(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && (e.Code == CodeDown || e.Code == CodeBusy)

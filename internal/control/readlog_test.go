@@ -29,11 +29,11 @@ type trail struct {
 	ends    audit.Ends
 	records []audit.Record
 	gone    uint64
-	cut     int // records of a page at most, 0 for as many as are asked for
+	cut     int // the most records of a page, 0 for as many as are asked for
 	newest  chan struct{}
-	pages   int // that were asked for
+	pages   int // how many were asked for
 
-	question LogQuery // the last
+	question LogQuery // the latest
 
 	p    *pipes
 	stop func()
@@ -108,7 +108,7 @@ func (b *trail) begin() {
 	}
 }
 
-// client is one of the daemon.
+// client returns a client of the daemon.
 func (b *trail) client() *Client {
 	c := NewClient("/run/control.sock")
 	c.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
@@ -142,7 +142,7 @@ func upTo(n int) (ids []uint64) {
 	return ids
 }
 
-// All of a long trail comes, once and in order, and no page is a long one.
+// A long trail is read completely, each record once and in order, in short pages.
 func TestReadLogInPages(t *testing.T) {
 	withTrail(t, func(t *testing.T, b *trail) {
 		b.add(2500)
@@ -168,8 +168,8 @@ func TestReadLogInPages(t *testing.T) {
 				t.Errorf("%+v (-want +got):\n%s", tt.q, d)
 			}
 		}
-		// What a page has less than it may have is in the next; and records that come
-		// without end do not make it endless.
+		// What one page leaves out is in the next; and the end is reached even if records
+		// keep coming.
 		b.cut = 7
 		var got []uint64
 		if _, err := b.client().ReadLog(t.Context(), LogReader{Query: LogQuery{Oldest: true, Door: "ssh"}, Each: func(r audit.Record) error {
@@ -187,7 +187,8 @@ func TestReadLogInPages(t *testing.T) {
 	})
 }
 
-// What goes while it is read, or has gone since, is told once.
+// Records that are dropped while the trail is read, or were dropped before, are reported
+// once.
 func TestReadLogSaysWhatIsGone(t *testing.T) {
 	withTrail(t, func(t *testing.T, b *trail) {
 		b.add(5000)
@@ -218,12 +219,13 @@ func TestReadLogSaysWhatIsGone(t *testing.T) {
 			}
 			return nil
 		}); !slices.Equal(said, []string{"2000-3000"}) {
-			t.Errorf("says %q, want that what comes behind 2000 is gone up to 3000", said)
+			t.Errorf("says %q, want that the records after 2000, up to 3000, are gone", said)
 		}
 	})
 }
 
-// A follow goes on over restarts, and loses and repeats nothing, whenever they are.
+// A follow continues over restarts of the daemon, and loses and repeats nothing, whenever
+// they happen.
 func TestFollowOverRestarts(t *testing.T) {
 	for _, q := range []LogQuery{{Follow: true, Limit: 5}, {Follow: true, Oldest: true}, {Follow: true, After: 3}, {Follow: true, Oldest: true, Door: "ssh"}} {
 		withTrail(t, func(t *testing.T, b *trail) {
@@ -285,8 +287,8 @@ func TestFollowOverRestarts(t *testing.T) {
 	}
 }
 
-// A trail that was begun anew is no part of what was read.
-func TestFollowOfATrailThatIsBegunAnew(t *testing.T) {
+// A follow ends with an error if the trail is started over.
+func TestFollowOfATrailThatIsStartedOver(t *testing.T) {
 	for _, tt := range []struct {
 		before, after int
 		why           string
@@ -314,7 +316,7 @@ func TestFollowOfATrailThatIsBegunAnew(t *testing.T) {
 	}
 }
 
-// A follow that is left behind says what it has not got, and goes on.
+// A follow that is left behind reports what it has missed, and continues.
 func TestFollowThatIsLeftBehind(t *testing.T) {
 	withTrail(t, func(t *testing.T, b *trail) {
 		b.add(10)
@@ -330,7 +332,7 @@ func TestFollowThatIsLeftBehind(t *testing.T) {
 			ended <- err
 		}()
 		synctest.Wait()
-		for n := range 2 { // beside the daemon, and while it is away
+		for n := range 2 { // first while the daemon runs, then while it is away
 			if n == 1 {
 				b.stop()
 			}
@@ -353,7 +355,8 @@ func TestFollowThatIsLeftBehind(t *testing.T) {
 	})
 }
 
-// Who follows what nobody adds to does not make the daemon search for it again.
+// A follower for which there are no new records does not make the daemon search the whole
+// trail again.
 func TestAFollowerSearchesWhatIsNew(t *testing.T) {
 	withTrail(t, func(t *testing.T, b *trail) {
 		b.add(1)
@@ -372,7 +375,7 @@ func TestAFollowerSearchesWhatIsNew(t *testing.T) {
 			t.Errorf("the trail was asked %d times, want 11", b.pages)
 		}
 		if q := b.question; q.After != 901 || !q.Oldest {
-			t.Errorf("the last question was %+v, want for what is behind 901", q)
+			t.Errorf("the last query was %+v, want it to ask for what comes after 901", q)
 		}
 		cancel()
 		if err := <-ended; err != context.Canceled {

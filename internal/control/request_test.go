@@ -55,7 +55,7 @@ func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Expla
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // FuzzRequest sends anything to the API. What reaches the backend must be
-// sound, by a second opinion on what that is; what comes back must be JSON.
+// sound, as checked independently of the server; what comes back must be JSON.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []struct{ method, path, query, body string }{
 		{"GET", "/v1/status", "", ""},
@@ -79,13 +79,16 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
 		{"POST", "/v1/apply", "", `{"action":"keep","id":7}`},
 		{"POST", "/v1/apply", "", `{"action":"apply","force":true}`},
+		{"POST", "/v1/kinds/sealed/lock", "", `{"key":"SHA256:x","cut":true}`},
+		{"POST", "/v1/kinds/sealed/lock", "", ""},
+		{"POST", "/v1/kinds/sealed/", "", `{"door":""}`},
 		{"GET", "/v1/diff", "", ""},
 		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
 	} {
 		f.Add(s.method, s.path, s.query, s.body)
 	}
 	gone, cancel := context.WithCancel(context.Background())
-	cancel() // streams end after what they have
+	cancel() // so that streams end after what there is
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		var given []any
 		b := &stub{do: func(_ context.Context, by Caller, order any) (Reply, error) {
@@ -112,7 +115,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		if emptied.MatchString(body) && len(given) > 0 {
-			t.Errorf("%s is carried out although a key says nothing: %+v", body, given)
+			t.Errorf("%s is carried out although a key has no value: %+v", body, given)
 		}
 		if method == "POST" && (w.Code == 200) != (len(given) == 1) {
 			t.Errorf("status %d with %d orders", w.Code, len(given))
@@ -135,10 +138,10 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// emptied finds a key of an order that says nothing.
+// emptied matches a key of an order that has no value.
 var emptied = regexp.MustCompile(`"(door|source|for|wait|confirm)"\s*:\s*(""|null)`)
 
-// unsound says what is wrong with an order that reached the backend.
+// unsound returns what is wrong with an order that reached the backend, "" for nothing.
 func unsound(order any) string {
 	switch o := order.(type) {
 	case Open:
@@ -160,6 +163,10 @@ func unsound(order any) string {
 		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" || o.Force {
 			return "not checked"
 		}
+	case KindRequest:
+		if !soundDoor(o.Kind, false) || !soundDoor(o.What, false) || !bytes.HasPrefix(bytes.TrimSpace(o.Args), []byte("{")) || !json.Valid(o.Args) {
+			return "not checked"
+		}
 	default:
 		return "not an order"
 	}
@@ -172,7 +179,8 @@ func soundDoor(s string, empty bool) bool {
 	return s == "" && empty || len(s) <= 24 && soundName.MatchString(s)
 }
 
-// soundSource holds a source to be one that somebody can come from, in its one form.
+// soundSource reports whether connections can come from a source, and whether it is in
+// canonical form. It may be the zero Prefix if none is set.
 func soundSource(p netip.Prefix, none bool) bool {
 	if p == (netip.Prefix{}) {
 		return none
@@ -182,7 +190,7 @@ func soundSource(p netip.Prefix, none bool) bool {
 		!(p.IsSingleIP() && a.IsUnspecified())
 }
 
-// soundText holds the text of a source to be in the one form that netip gives it.
+// soundText reports whether the text of a source is the one that netip writes for it.
 func soundText(s string) bool {
 	if s == "" || s == "any" {
 		return true

@@ -24,8 +24,8 @@ import (
 type Backend interface {
 	// Status returns a snapshot that does not change any more, and a channel as Newer
 	// returns it, taken just before. It blocks until the snapshot is made, which is done
-	// once for all who ask at the same time, and until what it tells is on disk, but no
-	// longer than for a slow disk.
+	// once for all who ask at the same time, and until what it says is on disk, though not
+	// for long if the disk is slow.
 	Status() (s Status, newer <-chan struct{})
 
 	// Newer returns a channel that is closed at the next change. Every record of the
@@ -35,7 +35,7 @@ type Backend interface {
 
 	// Do carries out an order of by: an Open, Close, Arm or ApplyRequest as returned by
 	// Request.Order, checked as far as possible without the configuration. It blocks
-	// until the order is done and on disk, or ctx ends, which it does when the client is
+	// until the order is done and on disk, or ctx ends, which it does when the client has
 	// gone. The error may be an *Error, whose empty Code means CodeRefused.
 	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
@@ -53,12 +53,12 @@ type Backend interface {
 	Explain(ctx context.Context, source netip.Addr, door string) (Explanation, error)
 }
 
-// What a client may cost the daemon.
+// Limits of what a client may cost the daemon.
 const (
 	maxBody      = 64 << 10               // bytes of an order
 	readTimeout  = 10 * time.Second       // for a whole request to arrive
 	writeTimeout = 10 * time.Second       // for the client to take one answer, or one line of a stream
-	stopTimeout  = 2 * time.Second        // for orders under way when the server stops
+	stopTimeout  = 2 * time.Second        // for orders in progress when the server stops
 	streamPause  = 100 * time.Millisecond // between two lines of a stream of snapshots
 )
 
@@ -78,11 +78,11 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
-// Serve answers on l until ctx ends, and then returns nil: streams end at once, orders
-// under way get two seconds. It closes l. It returns an error if serving ends for any
-// other reason.
+// Serve answers on l until ctx ends, and then returns nil: streams end at once, orders in
+// progress have two seconds to finish. It closes l. It returns an error if serving ends
+// for any other reason.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	// Orders under way outlive ctx by stopTimeout; streams look at ctx itself.
+	// Orders in progress outlive ctx by stopTimeout; streams watch ctx itself.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{
@@ -118,7 +118,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve the control socket %q: %w", l.Addr(), err)
 }
 
-// route is what one path answers to.
+// route is how one path is served.
 type route struct {
 	method string
 	serve  http.HandlerFunc
@@ -138,7 +138,7 @@ func (s *Server) routes(ctx context.Context) map[string]route {
 	}
 }
 
-// handler answers at the routes.
+// handler serves the routes.
 func (s *Server) handler(ctx context.Context) http.Handler {
 	routes := s.routes(ctx)
 	known := strings.Join(slices.Sorted(maps.Keys(routes)), ", ") + ", " + kindsPath + "KIND/ORDER"
@@ -175,8 +175,8 @@ func kindOrder(path string) (kind, order string, is bool) {
 	return kind, order, is && two && !strings.Contains(order, "/")
 }
 
-// order answers a POST whose body is an R: decoded strictly, checked, and only
-// then handed to the backend.
+// order answers a POST whose body is an R: the body is decoded strictly, checked, and
+// only then handed to the backend.
 func order[R Request](s *Server) http.HandlerFunc { return s.order(decodeOrder[R]) }
 
 // order answers a POST with an order that decode reads from its body.
@@ -216,8 +216,8 @@ func orderStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// decodeOrder reads one R and nothing else from body, and returns what it orders.
-// With an error comes its HTTP status.
+// decodeOrder reads one R and nothing else from body, and returns what it orders, or an
+// error and its HTTP status.
 func decodeOrder[R Request](body io.Reader) (any, int, error) {
 	text, code, err := readBody(body)
 	if err != nil {
@@ -260,6 +260,9 @@ func decodeKindOrder(kind, order string, body io.Reader) (any, int, error) {
 		r.Args = text
 	}
 	o, err := r.Order()
+	if err == nil && r.Args != nil {
+		err = nothingEmpty(text)
+	}
 	if err != nil {
 		return nil, http.StatusBadRequest, err
 	}
@@ -279,8 +282,8 @@ func decodeStrictly(text []byte, v any) error {
 	return nil
 }
 
-// unread is the error of a body that cannot be read. A key that is not known is one
-// of a version that has more of them.
+// unread returns the error for a body that cannot be decoded. A key that is not known
+// probably belongs to another version.
 func unread(err error) error {
 	e := &Error{Code: CodeUsage, Message: "the body is not one JSON object as expected: " + err.Error()}
 	if strings.Contains(e.Message, unknownKey) {
@@ -289,13 +292,14 @@ func unread(err error) error {
 	return e
 }
 
-// unknownKey is in the error of encoding/json for a key that is not known.
+// unknownKey is what encoding/json says in its error for a key that is not known.
 const unknownKey = "unknown field"
 
-// versionsDiffer is what to do where doorward says what doorwardd does not know.
+// versionsDiffer is the hint when doorward sends what doorwardd does not know.
 const versionsDiffer = "doorward and doorwardd may be of different versions: systemctl restart doorward"
 
-// nothingEmpty says which key of an order says nothing. A null is one, too.
+// nothingEmpty returns an error that names a key whose value is "" or null, if there is
+// one.
 func nothingEmpty(text []byte) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(text, &keys); err != nil || keys == nil {
@@ -309,8 +313,8 @@ func nothingEmpty(text []byte) error {
 	return nil
 }
 
-// writeJSON answers with v. An error here means that the client is gone, which
-// is no concern of the daemon's.
+// writeJSON answers with v. An error in writing means that the client has gone, which
+// does not concern the daemon.
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	b, err := Versioned(v)
 	if err != nil {
@@ -335,7 +339,7 @@ func writeError(w http.ResponseWriter, status int, err error) {
 	writeJSON(w, status, e)
 }
 
-// codeOf is the code of an error that has none, by its HTTP status.
+// codeOf returns the code for an error that has none, by its HTTP status.
 func codeOf(status int) string {
 	switch status {
 	case http.StatusForbidden:

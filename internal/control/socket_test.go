@@ -40,7 +40,7 @@ func fetch(t *testing.T, h http.Handler, target string, code int) string {
 	return w.Body.String()
 }
 
-// TestListen has every state of the path before.
+// TestListen covers every state that the path can be in.
 func TestListen(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -87,10 +87,10 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestListenMode sees who may connect. The umask must not matter, and one that
-// forbids nothing would show a socket that is open for a moment.
+// TestListenMode checks who may connect. The umask must not matter; it is 0 here, as
+// that would show a socket that everybody may connect to for a moment.
 func TestListenMode(t *testing.T) {
-	nstest.Need(t) // a group may be given by root only
+	nstest.Need(t) // only root may give a file to any group
 	defer syscall.Umask(syscall.Umask(0))
 	g, err := user.LookupGroupId("1")
 	if err != nil {
@@ -121,7 +121,7 @@ func TestListenMode(t *testing.T) {
 	}
 }
 
-// TestNoDaemon has the client's errors when nobody, or somebody else, answers.
+// TestNoDaemon checks the client's errors when nobody, or something else, answers.
 func TestNoDaemon(t *testing.T) {
 	dir := t.TempDir()
 	missing, stale, foreign := filepath.Join(dir, "m"), filepath.Join(dir, "s"), filepath.Join(dir, "f")
@@ -158,8 +158,8 @@ func TestNoDaemon(t *testing.T) {
 	}
 }
 
-// TestOtherUsers has a process of another user at the socket: one that may not
-// connect, and one that may and whose name the backend learns.
+// TestOtherUsers has other users' processes connect to the socket: one that may not, and
+// some that may, whose names the backend learns.
 func TestOtherUsers(t *testing.T) {
 	nstest.Need(t)
 	b := controltest.New(sample())
@@ -170,7 +170,7 @@ func TestOtherUsers(t *testing.T) {
 	want := "permission: permission denied at " + path + ": run as root, or join the group doorward\n" +
 		"sudo usermod -aG doorward $USER, and log in again\n"
 	if got := runAs(t, 65534, path); got != want {
-		t.Errorf("without leave: got %q, want %q", got, want)
+		t.Errorf("without permission: got %q, want %q", got, want)
 	}
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
@@ -190,17 +190,17 @@ func TestOtherUsers(t *testing.T) {
 		{uid: uidOf(t, nobody.Uid), by: "operator " + nobody.Username + " (uid 65534)", want: audit.Operator{UID: 65534}},
 		{uid: nameless, by: "operator uid 3999999999", want: audit.Operator{UID: nameless}},
 		{uid: some, login: "1234567", by: "operator uid 1234567", want: audit.Operator{UID: some, LoginUID: new(uint32(some))}},
-		{uid: nameless, login: "65534", sudo: "somebody\x1b[31m", // says so, and may say anything
+		{uid: nameless, login: "65534", sudo: "somebody\x1b[31m", // a client may send anything
 			by:   "operator uid 3999999999, logged in as " + nobody.Username + " (uid 65534)",
 			want: audit.Operator{UID: nameless, LoginUID: new(uint32(65534)), SudoUser: "somebody\uFFFD[31m"}},
 		{uid: nameless, sudo: strings.Repeat("x", 1000), by: "operator uid 3999999999",
 			want: audit.Operator{UID: nameless, SudoUser: strings.Repeat("x", 256)}},
 	} {
 		if tt.want.LoginUID != nil && !knowsPeers() {
-			continue // a kernel that cannot tell who is at the other end
+			continue // without SO_PEERPIDFD, logins are not known
 		}
 		if got := runAs(t, tt.uid, path, "LOGIN="+tt.login, "SUDO_USER="+tt.sudo); got != "done\n" {
-			t.Errorf("with leave: got %q, want done", got)
+			t.Errorf("with permission: got %q, want done", got)
 		}
 		given := b.Given()[len(b.Given())-1]
 		if given.By != tt.by {
@@ -213,7 +213,7 @@ func TestOtherUsers(t *testing.T) {
 	}
 }
 
-// knowsPeers says whether the kernel has descriptors of peers' processes.
+// knowsPeers reports whether the kernel has pidfds of peers (SO_PEERPIDFD).
 func knowsPeers() bool {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -228,11 +228,11 @@ func knowsPeers() bool {
 	return err == nil
 }
 
-// runAs runs this test binary as another user, to do what openAs does, and as one who
-// logged in with the uid LOGIN, which only the one thread of a process can say.
+// runAs runs this test binary as another user, to do what openAs does, with LOGIN in env
+// as its login uid. The shell sets that, since only a process with one thread can.
 func runAs(t *testing.T, uid uint32, path string, env ...string) string {
 	t.Helper()
-	// A copy where every user can reach it.
+	// The copy is where every user can reach it.
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -262,9 +262,9 @@ func openAs(path string) int {
 	c := control.NewClient(path)
 	c.SudoUser = os.Getenv("SUDO_USER")
 	r, err := c.Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})
-	var told *control.Error
-	if errors.As(err, &told) {
-		fmt.Printf("%s: %s\n%s\n", told.Code, told.Message, told.Hint)
+	var e *control.Error
+	if errors.As(err, &e) {
+		fmt.Printf("%s: %s\n%s\n", e.Code, e.Message, e.Hint)
 		return 0
 	}
 	fmt.Println(r.Message)

@@ -12,11 +12,11 @@ import (
 // gateway is to be longer than 0.02.
 var spanBounds = [...]float64{0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.02, 0.03, 0.05, 0.1, 0.25, 1}
 
-// Spans counts spans of time by how long they are. Its zero value has none. Its methods
-// may be called from any goroutine.
+// Spans counts spans of time by how long they are. Its zero value is ready to use. Its
+// methods may be called from any goroutine.
 type Spans struct {
 	mu     sync.Mutex                  // guards what follows
-	counts [len(spanBounds) + 1]uint64 // of those that are as long as a bound at most, and longer than the one before
+	counts [len(spanBounds) + 1]uint64 // of spans no longer than the bound of that index, but longer than the one before
 	sum    time.Duration
 }
 
@@ -29,7 +29,7 @@ func (s *Spans) Add(d time.Duration) {
 	s.sum += d
 }
 
-// metric is the histogram of the spans.
+// metric returns the histogram of the spans.
 func (s *Spans) metric(desc *prometheus.Desc) prometheus.Metric {
 	s.mu.Lock()
 	defer s.mu.Unlock()

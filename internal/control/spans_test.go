@@ -13,7 +13,7 @@ type measured Spans
 
 func (m *measured) ReadMetrics() GatewayMetrics { return GatewayMetrics{Turns: (*Spans)(m)} }
 
-// Turns are counted by how long they were, a bound with those that are just as long.
+// Turns are counted by how long they were; a bound includes turns of exactly that length.
 func TestMetricsOfTurns(t *testing.T) {
 	var m measured
 	for _, d := range []time.Duration{0, 20 * time.Millisecond, 20*time.Millisecond + 1, 2 * time.Second} {
@@ -37,6 +37,6 @@ func TestMetricsOfTurns(t *testing.T) {
 		`doorward_turn_seconds_sum 2.040000001`, `doorward_turn_seconds_count 4`,
 	}
 	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("metrics of turns, and none of what is not measured (-want +got):\n%s", d)
+		t.Errorf("metrics of turns, without those that are not measured (-want +got):\n%s", d)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// status answers GET /v1/status: one snapshot, or with watch=1 one a line,
+// status answers GET /v1/status: with one snapshot, or, with watch=1, with one a line
 // whenever there is a newer one.
 func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r.URL.RawQuery, "watch")
@@ -42,7 +42,7 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 }
 
-// snapshot is how things stand, and what is closed when they have changed.
+// snapshot returns the latest snapshot, and a channel that is closed at the next change.
 func (s *Server) snapshot() (Status, <-chan struct{}) {
 	snapshot, newer := s.backend.Status()
 	snapshot.API = APIVersion
@@ -60,7 +60,7 @@ type stream struct {
 }
 
 // newStream begins the answer. The stream ends with the server's ctx or when
-// the client goes; stop must be called.
+// the client goes away; stop must be called.
 func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *stream {
 	rctx, cancel := context.WithCancel(r.Context())
 	unlink := context.AfterFunc(ctx, cancel)
@@ -78,7 +78,7 @@ func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *str
 	return st
 }
 
-// send writes one line and has it go out.
+// send writes one line and flushes it.
 func (st *stream) send(v any) error {
 	line, err := Versioned(v)
 	if err != nil {
@@ -125,7 +125,7 @@ func parseQuery(raw string, allowed ...string) (url.Values, error) {
 	return v, nil
 }
 
-// parseFlag reads a query parameter that is 1, 0, or not there.
+// parseFlag reads a query parameter that is 1, 0, or absent.
 func parseFlag(v url.Values, key string) (bool, error) {
 	switch s := v.Get(key); s {
 	case "1":

@@ -17,8 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// pipes is a listener of in-memory connections, for tests whose clock is not
-// the wall's.
+// pipes is a listener of in-memory connections, for tests in synctest bubbles.
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -73,8 +72,7 @@ func inBubble(t *testing.T, b Backend, f func(t *testing.T, p *pipes)) {
 	})
 }
 
-// TestPace publishes a thousand snapshots a second: a watcher gets at most ten
-// of them.
+// TestPace has a thousand new snapshots a second, of which a watcher gets at most ten.
 func TestPace(t *testing.T) {
 	inBubble(t, &busy{}, func(t *testing.T, p *pipes) {
 		c := p.dial(t, "GET /v1/status?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -86,7 +84,7 @@ func TestPace(t *testing.T) {
 		begin := time.Now()
 		dec := json.NewDecoder(resp.Body)
 		n := 0
-		// Far beyond the time that a request may take to arrive.
+		// Far longer than a request may take to arrive.
 		for ; time.Since(begin) < time.Minute; n++ {
 			var s Status
 			if err := dec.Decode(&s); err != nil {
@@ -113,8 +111,8 @@ func (b *busy) Newer() <-chan struct{} {
 	return newer
 }
 
-// TestSlowOrder has an order that takes longer than a request may take to
-// arrive: it is answered all the same.
+// TestSlowOrder checks that an order is answered even if it takes longer than a
+// request may take to arrive.
 func TestSlowOrder(t *testing.T) {
 	b := &stub{do: func(ctx context.Context, by Caller, _ any) (Reply, error) {
 		select {
@@ -139,8 +137,8 @@ func TestSlowOrder(t *testing.T) {
 	})
 }
 
-// TestSlowClients has clients that would hold a connection for ever: one that
-// never ends its body, one that never reads its stream.
+// TestSlowClients has clients that would keep a connection forever: one that
+// never finishes its request, one that never reads its stream.
 func TestSlowClients(t *testing.T) {
 	b := &busy{}
 	inBubble(t, b, func(t *testing.T, p *pipes) {
@@ -165,7 +163,7 @@ func TestSlowClients(t *testing.T) {
 	})
 }
 
-// TestNoPeerNoOrder: who cannot be named gives no orders.
+// TestNoPeerNoOrder checks that orders are refused if it is not known who gives them.
 func TestNoPeerNoOrder(t *testing.T) {
 	b := &stub{do: func(context.Context, Caller, any) (Reply, error) {
 		t.Error("the order reached the backend")

@@ -13,8 +13,8 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Status is the answer to GET /v1/status: what the gateway knew at Time. Its
-// JSON is a promise to scripts.
+// Status is the answer to GET /v1/status: what the gateway knew at Time. Scripts
+// rely on its JSON.
 type Status struct {
 	API           int       `json:"api"` // APIVersion
 	Time          time.Time `json:"time"`
@@ -24,14 +24,14 @@ type Status struct {
 	Warnings      []string  `json:"warnings"`          // what an operator should act on, never null
 	Pending       *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
 	Settled       *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
-	Ended         []Settled `json:"ended"`             // how the latest 8 ended, that one first; never null
+	Ended         []Settled `json:"ended"`             // how the latest eight ended, newest first; never null
 	Problems      []Problem `json:"problems"`          // why the doors are not guarded, or not usable, as they should be; never null
 	ConfigHash    string    `json:"config_hash"`       // SHA-256 of the configuration in use, in hex
-	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
+	ConfigDiffers bool      `json:"config_differs"`    // the file is not the same as what is in use, or cannot be read
 	Fence         Fence     `json:"fence"`
 	Doors         []Door    `json:"doors"` // sorted by name
 	// Events counts the audit records since the start, by event. Under "refused" those are
-	// knocks, not packets: see Door.PacketsRefused for these.
+	// knocks; packets are counted by Door.PacketsRefused.
 	Events map[string]uint64 `json:"events"`
 }
 
@@ -49,18 +49,18 @@ const (
 	ProblemService   = "service_failed" // a service could not be started
 	ProblemFailsafe  = "failsafe"       // a door ignores knocks: there is no log data
 	ProblemListeners = "knocks_unheard" // nobody could knock at a door
-	ProblemEnding    = "ending"         // the daemon ends
+	ProblemEnding    = "ending"         // the daemon is shutting down
 )
 
-// Pending is a configuration that goes back to the one before unless it is
-// confirmed.
+// Pending is an applied configuration that is undone unless it is confirmed in
+// time.
 type Pending struct {
 	ID    uint64    `json:"id"` // no two have the same
 	Until time.Time `json:"until"`
 	By    string    `json:"by"`
 }
 
-// Settled is how a pending configuration ended: kept, or gone back from.
+// Settled is how a pending configuration ended: kept, undone or replaced.
 type Settled struct {
 	ID   uint64    `json:"id"` // the Pending's
 	Time time.Time `json:"time"`
@@ -72,19 +72,19 @@ type Settled struct {
 // The ends of a pending configuration.
 const (
 	EndKept     = "kept"
-	EndUndone   = "undone"   // somebody went back
-	EndExpired  = "expired"  // nobody kept it in time: it went back by itself
-	EndRebooted = "rebooted" // the machine booted before it was kept: it went back by itself
+	EndUndone   = "undone"   // somebody undid it
+	EndExpired  = "expired"  // nobody kept it in time, so the daemon undid it
+	EndRebooted = "rebooted" // the machine booted before it was kept, so the daemon undid it
 	EndReplaced = "replaced" // another one is in use, by force or since a start of the daemon
 )
 
-// Words say how it ended.
+// Words returns how it ended, for people.
 func (s Settled) Words() string {
 	switch {
 	case s.End == EndKept:
 		return "kept by " + s.By
 	case s.End == EndUndone:
-		return s.By + " went back"
+		return s.By + " undid it"
 	case s.End == EndExpired:
 		return "nobody confirmed it in time, and the previous configuration is in use again"
 	case s.End == EndRebooted:
@@ -95,7 +95,7 @@ func (s Settled) Words() string {
 	return s.By + " replaced it"
 }
 
-// WentBack says whether what was in use before came back.
+// WentBack reports whether the configuration that was in use before is in use again.
 func (s Settled) WentBack() bool {
 	return s.End == EndUndone || s.End == EndExpired || s.End == EndRebooted
 }
@@ -104,7 +104,7 @@ func (s Settled) WentBack() bool {
 type Fence struct {
 	Up       bool   `json:"up"`
 	Owned    bool   `json:"owned"`    // the kernel keeps others from changing the table
-	Repairs  uint64 `json:"repairs"`  // times it was put right since the start
+	Repairs  uint64 `json:"repairs"`  // times it was repaired since the start
 	Mismatch string `json:"mismatch"` // what differs now, "" for nothing
 }
 
@@ -125,22 +125,22 @@ type Door struct {
 	Reason   string     `json:"reason"`    // why it is in this state, for people
 	Ports    []string   `json:"ports"`     // "22/tcp", "60000-61000/udp"
 	Service  string     `json:"service"`   // "ssh.service", by an alias "sshd.service (ssh.service)", a command's argv[0], or "" for none
-	Running  bool       `json:"running"`   // the service was last seen to run; true when there is none
+	Running  bool       `json:"running"`   // the service was running when last seen; true if there is none
 	LastSeen *time.Time `json:"last_seen"` // latest presence, null before the first
-	DarkAt   *time.Time `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
-	Sessions int        `json:"sessions"`  // who came in by the door's ports and is there still
-	// PacketsRefused counts packets that the fence dropped or rejected at this door. One who
-	// is kept out sends several for each attempt.
+	DarkAt   *time.Time `json:"dark_at"`   // when the door goes dark unless it is used, null unless open, and with idle = "never"
+	Sessions int        `json:"sessions"`  // live connections and flows that came in by the door's ports
+	// PacketsRefused counts packets that the fence dropped or rejected at this door. A
+	// client that is kept out sends several for each attempt.
 	PacketsRefused uint64         `json:"packets_refused"`
 	Grants         []Grant        `json:"grants"`    // the 1,000 that were given last, never null
 	Penalties      []Penalty      `json:"penalties"` // the 1,000 latest, never null
 	Refusals       []audit.Record `json:"refusals"`  // the last few, newest first, never null
-	// GrantsTotal and PenaltiesTotal are how many there are, with those that are too
-	// many to be listed.
+	// GrantsTotal and PenaltiesTotal are how many there are, including those that are not
+	// listed.
 	GrantsTotal    int `json:"grants_total"`
 	PenaltiesTotal int `json:"penalties_total"`
 
-	Always  []string  `json:"always"`  // prefixes that never need to knock, never null
+	Always  []string  `json:"always"`  // prefixes that need not knock, never null
 	Live    []Session `json:"live"`    // the 1,000 latest of who is in, never null; Sessions counts all
 	Guesses Guesses   `json:"guesses"` // refused knocks of the last hour and day
 }
@@ -149,16 +149,16 @@ type Door struct {
 type Grant struct {
 	Source  string     `json:"source"` // an address, a prefix, or "any"
 	Expires time.Time  `json:"expires"`
-	For     []string   `json:"for"`   // on whose behalf: by which kind of knock, "operator alice", ...
-	Given   *time.Time `json:"given"` // when, the latest if there are several; null when not known
+	For     []string   `json:"for"`   // on whose behalf: the kind of a knock, "operator alice (uid 1000)", ...
+	Given   *time.Time `json:"given"` // when it was given, the latest if several times; null when not known
 }
 
-// Session is a live connection, or flow, that came in by the door.
+// Session is a live connection or flow that came in by the door.
 type Session struct {
 	Source string       `json:"source"` // its address
 	Port   uint16       `json:"port"`   // at the visitor's end
 	To     string       `json:"to"`     // the door's port, "22/tcp"
-	Since  *time.Time   `json:"since"`  // when it was met first, or logged in; null when that is not known
+	Since  *time.Time   `json:"since"`  // when it was first seen, or logged in; null when that is not known
 	User   string       `json:"user"`   // who logged in by it, "" when that is not known
 	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
 }
@@ -169,59 +169,58 @@ type Guesses struct {
 	Day  GuessesOf `json:"day"`
 }
 
-// GuessesOf counts the refused knocks of a span of time. Those of sources that are
-// penalised are not heard, and not among them.
+// GuessesOf counts the refused knocks of a span of time. Knocks of penalised sources are
+// ignored, and not counted.
 type GuessesOf struct {
-	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
-	// an hour, earlier. It is later when the audit trail does not tell of all that was
-	// refused before the daemon's start.
+	// Since is when the span begins: an hour ago or up to five minutes earlier, or a day
+	// ago or up to an hour earlier. It is later if the audit trail does not have all
+	// refusals from before the daemon's start.
 	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
-	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null
+	Top     []GuessesFrom `json:"top"` // the ten prefixes with the highest Refused-Error, in descending order; never null
 }
 
 // GuessesFrom counts the refused knocks from one prefix.
 type GuessesFrom struct {
 	Prefix  string `json:"prefix"`  // an IPv4 /24, an IPv6 /48, or "any" with scope = "door"
-	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
+	Refused uint64 `json:"refused"` // at most this many, and at least Refused-Error
 	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
 
 // Penalty is the time for which a source's knocks are ignored.
 type Penalty struct {
 	Source string    `json:"source"` // an address, or "any" with scope = "door"
-	Knock  string    `json:"knock"`  // which knock of the door ignores it, "" for all
+	Knock  string    `json:"knock"`  // which knock of the door ignores the source, "" for all
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason"`
 }
 
-// The bodies of orders follow. In each of them a key that is there says something:
-// one that is empty or null is refused, since what was meant was lost on the way and
-// less said often means more done. What is not meant is left out, as the zero values
-// of these types are.
+// The bodies of orders follow. A key that is present in one must have a value: "" and
+// null are refused, since a value that was lost on the way would often widen the order.
+// Keys without a value are left out, as the zero values of these types are.
 
 // OpenRequest is the body of POST /v1/open.
 type OpenRequest struct {
 	Door   string `json:"door,omitempty"`
 	Source string `json:"source,omitempty"` // an address or prefix; "any" opens to all
 	For    string `json:"for,omitempty"`    // a duration, "" for the door's open_for
-	// Wait has the answer wait until the door is open for the source, or is not going
-	// to be; for how long, as a duration. "" does not wait.
+	// Wait is how long, as a duration, the answer may wait until the door is open for the
+	// source or it is certain that it will not be; "" does not wait.
 	Wait string `json:"wait,omitempty"`
 }
 
 // CloseRequest is the body of POST /v1/close. Without a Source the door goes
-// dark; sessions that stand are left alone.
+// dark. Established sessions are left alone.
 type CloseRequest struct {
 	Door string `json:"door,omitempty"`
-	// Source is whose grants alone are revoked: an address's own, a prefix's and
-	// those of all that lies in it, or with "any" the grant to everybody.
+	// Source limits the order to the grants of an address, of a prefix and all that lies
+	// in it, or, with "any", to the grant to everybody.
 	Source string `json:"source,omitempty"`
 }
 
-// ArmRequest is the body of POST /v1/arm: ends a failsafe, and
-// forgets penalties, of one door or (Door "") of all; with a Source, that
-// source's penalty alone.
+// ArmRequest is the body of POST /v1/arm, which ends the failsafe and forgets the
+// penalties of one door, or of all doors if Door is "". With a Source, only that
+// source's penalties are forgotten.
 type ArmRequest struct {
 	Door   string `json:"door,omitempty"`
 	Source string `json:"source,omitempty"`
@@ -229,10 +228,10 @@ type ArmRequest struct {
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file again), "keep" or "undo"
 	ID     uint64 `json:"id,omitempty"`     // with "keep" and "undo": which Pending is meant, 0 for whichever there is
-	// Force is with "apply": although another one waits to be confirmed, which is given
-	// up, and although the file was rolled back.
+	// Force, with "apply", applies the file even if another configuration waits to be
+	// confirmed, which is given up, and even if the file was rolled back before.
 	Force   bool   `json:"force,omitempty"`
 	Confirm string `json:"confirm,omitempty"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
@@ -246,9 +245,9 @@ type Reply struct {
 	Door    string `json:"door"`    // "" for all, or for none in particular
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one
-	Changed bool   `json:"changed"` // false when it was so already
-	// Covered says what still lets the source, or a part of it, in after a
-	// CloseRequest. It is none when the grant to everybody was closed.
+	Changed bool   `json:"changed"` // false if things were so already
+	// Covered is what still lets the source, or a part of it, in after a CloseRequest. It
+	// is empty when the grant to everybody was closed.
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
@@ -266,7 +265,7 @@ type Cover struct {
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx
 // status. It is also the client's error.
 type Error struct {
-	Code    string `json:"code"`  // one of the Code constants; "" from daemons before there was one
+	Code    string `json:"code"`  // one of the Code constants; "" from daemons older than the codes
 	Message string `json:"error"` // what, where, the value, what is allowed
 	Hint    string `json:"hint"`  // what to type next, may be ""
 	Cause   error  `json:"-"`     // what the client met, nil for nothing
@@ -276,16 +275,16 @@ type Error struct {
 const (
 	CodeUsage      = "usage"       // the order cannot be understood
 	CodeDown       = "daemon_down" // no daemon answers
-	CodePermission = "permission"  // who asks may not
+	CodePermission = "permission"  // the client is not allowed to do this
 	CodeNoDoor     = "no_such_door"
-	CodeRefused    = "refused"  // it was understood, and not carried out
-	CodeFailed     = "failed"   // it was begun, and did not succeed
-	CodeTimeout    = "timeout"  // it has not succeeded in time, and may yet
-	CodeBusy       = "busy"     // as many clients as may are answered, and later it may be done
+	CodeRefused    = "refused"  // the order was understood, and not carried out
+	CodeFailed     = "failed"   // the order was begun, and did not succeed
+	CodeTimeout    = "timeout"  // the order did not succeed in time, but may yet
+	CodeBusy       = "busy"     // too many clients are being served; the same may succeed later
 	CodeInternal   = "internal" // something broke
 )
 
-// Unwrap returns what the client met, nil for nothing.
+// Unwrap returns the Cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Error returns the message without the hint.
@@ -294,26 +293,27 @@ func (e *Error) Error() string { return e.Message }
 // LogQuery selects records of the audit trail:
 // GET /v1/log?door=&source=&since=&until=&event=&after=&oldest=&limit=&follow=.
 type LogQuery struct {
-	Door   string    // also one that is not there any more
+	Door   string    // may be one that is no longer there
 	Source string    // what concerns an address or a prefix: what it is in, what is in it, and everybody; "any": everybody alone
 	Since  time.Time // not before, zero for the beginning
 	Until  time.Time // before, zero for the end
 	Events []string  // only these, empty for all
 	After  uint64    // only records with a higher ID, the oldest Limit of them
-	Oldest bool      // the oldest Limit of them also where After is 0, not the newest
-	Limit  int       // so many, 0 for 100, at most 10,000: a longer trail is read in pages, by After
+	Oldest bool      // the oldest Limit of them, not the newest, even if After is 0
+	Limit  int       // at most this many, 0 for 100; no more than 10,000: a longer trail is read in pages, by After
 	Follow bool      // keep the connection and send new records as they come (one JSON object a line)
 }
 
-// LogPage is what a LogQuery selects. What is not a record stands in headers of the
+// LogPage is what a LogQuery selects. What is not a record is in headers of the
 // answer, Doorward-Through and so on.
 type LogPage struct {
 	Records []audit.Record // in the order of their IDs
-	// Through: what is selected up to this ID is there, and the next page begins behind
-	// it. With Oldest it may come before Limit records. It is After or higher.
+	// Through is the ID up to which the page has everything selected; the next page begins
+	// after it. It is at least After. With Oldest the page may end before it has Limit
+	// records.
 	Through uint64
 	Last    uint64 // the highest ID that a record has
-	// Gone: with Oldest, records behind After up to this ID are not in the trail any
-	// more, since newer ones have their place; 0 for none.
+	// Gone is set with Oldest: records with IDs above After, up to this one, are no
+	// longer in the trail, since newer ones have taken their place. It is 0 for none.
 	Gone uint64
 }

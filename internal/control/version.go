@@ -7,8 +7,8 @@ import (
 	"reflect"
 )
 
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
+// APIVersion is the version of the JSON of this API and of the commands. Keys are added,
+// never changed; docs/api has the schemas.
 const APIVersion = 1
 
 // Versioned writes an object as JSON, with the version of the API as its first key,
@@ -34,7 +34,7 @@ func Versioned(v any) ([]byte, error) {
 	return append(fmt.Appendf(nil, `{"api":%d%s`, APIVersion, comma), body...), nil
 }
 
-// hasVersion says whether a type has the version as a field of its own.
+// hasVersion reports whether a type has the version as a field of its own.
 func hasVersion(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -7,7 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Every object says which version of the API it is of, once.
+// Every object has the version of the API, once.
 func TestVersioned(t *testing.T) {
 	type none struct{}
 	for _, tt := range []struct {
@@ -34,7 +34,7 @@ func TestVersioned(t *testing.T) {
 	}
 	for _, bad := range []any{[]int{}, "text", nil, func() {}} {
 		if got, err := Versioned(bad); err == nil {
-			t.Errorf("%#v is written as %s", bad, got)
+			t.Errorf("%#v: got %s, want an error", bad, got)
 		}
 	}
 }

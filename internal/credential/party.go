@@ -189,7 +189,7 @@ var reasons = map[Reason]struct{ word, text string }{
 	Revoked:            {"revoked", "your key or certificate is revoked%s: ask the gateway's operator for a new invite, or get a new certificate"},
 	Principals:         {"principals", "your certificate is for nobody whom the gateway admits%s: get one with a principal of the gateway's (ssh-keygen -L shows those it has)"},
 	CriticalOption:     {"critical-option", "your certificate has a critical option that the gateway does not know%s: get one without it (ssh-keygen -L shows it)"},
-	Touch:              {"touch", "your security key was not touched%s: knock again and touch it"},
+	Touch:              {"untouched", "your security key was not touched%s: knock again and touch it"},
 	Verification:       {"verification", "your security key has not verified you%s: use a key made with ssh-keygen -O verify-required, and enter its PIN"},
 	OtherAddress:       {"other-address", "your key may not ask for another address than its own%s: knock from that address, or ask the gateway's operator (any-address)"},
 	CodeExpired:        {"code-expired", "your invite or rescue code has expired%s: ask the gateway's operator for another"},

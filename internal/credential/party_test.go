@@ -128,7 +128,7 @@ func TestLockedAndRevoked(t *testing.T) {
 // A reason is a number that visitors of every version understand the same way.
 func TestReasons(t *testing.T) {
 	want := []string{"reason-0", "expired", "certificate-expired", "not-yet", "outside-hours", "from", "certificate-from", "door",
-		"locked", "revoked", "principals", "critical-option", "touch", "verification", "other-address", "code-expired", "reason-16"}
+		"locked", "revoked", "principals", "critical-option", "untouched", "verification", "other-address", "code-expired", "reason-16"}
 	var got []string
 	for r := range Reason(17) {
 		got = append(got, r.String())

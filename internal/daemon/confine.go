@@ -25,18 +25,18 @@ import (
 	"github.com/doorward/doorward/internal/sandbox"
 )
 
-// confinement locks the daemon in for its first configuration, and says of a
-// later one whether it can be served from inside. Doors' commands are run from
-// outside, by a launcher that it makes before.
+// confinement puts the daemon into a sandbox for its first configuration, and says
+// whether a later one can be used inside it. Doors' commands are run from outside, by a
+// launcher that it starts before.
 type confinement struct {
 	configPath string
 	state      string // directory
-	spare      string // directory for what the launcher remembers, when state takes nothing
+	spare      string // directory for the launcher's files if state cannot be written to
 	log        *slog.Logger
 	policy     *sandbox.Policy         // nil before the first configuration
-	launcher   *launcher.Launcher      // nil when the first configuration has no commands
-	launched   chan *launcher.Launcher // takes launcher, of which it holds one
-	fixed      chan *fileWatch         // takes the watch over the programs' files, of which it holds one
+	launcher   *launcher.Launcher      // nil if the first configuration has no commands
+	launched   chan *launcher.Launcher // receives launcher; has room for one
+	fixed      chan *fileWatch         // receives the watch on the programs' files; has room for one
 }
 
 // confine is gateway.Options.Confine.
@@ -73,8 +73,8 @@ func (c *confinement) confine(conf *config.Config) error {
 	return nil
 }
 
-// filed are the policy for the configuration in the file, or for none if it cannot
-// be used.
+// filed returns the policy for the configuration in the file, or for an empty one if
+// the file cannot be used.
 func (c *confinement) filed() sandbox.Policy {
 	conf, _, err := config.Load(c.configPath)
 	if err != nil {
@@ -83,10 +83,10 @@ func (c *confinement) filed() sandbox.Policy {
 	return policyFor(c.configPath, conf)
 }
 
-// cutTo keeps walls from being wider than those of the file, and says where they
-// were. A gateway that starts with the configuration before has it out of its
-// store, which somebody who had taken the daemon over could have written; the
-// file they could not.
+// cutTo removes from a policy what that of the file does not allow, and returns messages
+// about what it removed. A gateway that starts with the previous configuration reads it
+// from its store. Somebody who had taken over the daemon could have written to the
+// store, but not to the file.
 func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
 	policy.Read = slices.DeleteFunc(policy.Read, func(path string) bool {
 		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
@@ -120,7 +120,7 @@ func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
 	return cut
 }
 
-// serves says whether a configuration can be served from inside.
+// serves returns an error if a configuration cannot be used inside the sandbox.
 func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
 	const hint = "the sandbox was set up when the daemon started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
@@ -137,7 +137,7 @@ func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
 	}
 	for _, v := range policy.Keep {
 		if !slices.Contains(c.policy.Keep, v) {
-			return fmt.Errorf("a knock needs %s, which is given up: %s", capability(v), hint)
+			return fmt.Errorf("a knock needs %s, which the daemon has given up: %s", capability(v), hint)
 		}
 	}
 	for _, call := range policy.Calls {
@@ -156,12 +156,12 @@ func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
 	return nil
 }
 
-// service is what runs a door's commands.
+// service returns the service that runs a door's commands.
 func (c *confinement) service(d config.Door) gateway.Service { return c.launcher.Service(specOf(d)) }
 
-// watch returns an error when there was a launcher and it has ended, or when the
-// daemon can no longer start what it has to: then a new one must take over. It
-// returns nil when ctx ends.
+// watch returns an error when a launcher that was started has ended, or when the daemon
+// can no longer start the programs that it needs: the daemon must then be started again.
+// It returns nil when ctx ends.
 func (c *confinement) watch(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -183,9 +183,10 @@ func (c *confinement) watch(ctx context.Context) error {
 	return group.Wait()
 }
 
-// keep returns an error when a program's file was replaced, as upgrades do: what
-// is there now is out of the daemon's reach. Where systemd starts it again, the
-// daemon ends for it, and the fence stands meanwhile.
+// keep returns an error when a file of a program was replaced, as by an upgrade, since
+// the daemon cannot reach the new one from inside its sandbox. The error ends the
+// daemon, so that systemd starts it again; the fence stands meanwhile. Without systemd,
+// it only logs what to do.
 func (c *confinement) keep(ctx context.Context, v *fileWatch) error {
 	replaced := v.wait(ctx)
 	if replaced == "" {
@@ -199,7 +200,7 @@ func (c *confinement) keep(ctx context.Context, v *fileWatch) error {
 	return nil
 }
 
-// Launch is the launcher of a daemon with this configuration file.
+// Launch runs the launcher for a daemon with this configuration file.
 func Launch(configPath string, log *slog.Logger) error {
 	return launcher.Serve(log, func() ([]launcher.Spec, error) {
 		conf, _, err := config.Load(configPath)
@@ -210,7 +211,7 @@ func Launch(configPath string, log *slog.Logger) error {
 	})
 }
 
-// commands are the services of a configuration that are commands.
+// commands returns the services of a configuration that consist of commands.
 func commands(conf *config.Config) (specs []launcher.Spec) {
 	for _, d := range conf.Doors {
 		if d.Service != nil && d.Service.Unit == "" {
@@ -224,16 +225,16 @@ func specOf(d config.Door) launcher.Spec {
 	return launcher.Spec{Door: d.Name, Start: d.Service.Start, Stop: d.Service.Stop, Status: d.Service.Status}
 }
 
-// policyFor is what the daemon needs for a configuration. It writes nothing but
-// the store and the sockets, which are open.
+// policyFor returns what the daemon needs for a configuration. Files to write are not
+// among it, since the store and the sockets are open already.
 func policyFor(configPath string, conf *config.Config) sandbox.Policy {
 	w := sandbox.Policy{
 		Read: []string{
 			filepath.Dir(configPath),
 			"/var/log", "/run/log/journal", "/etc/machine-id", // logs; journalctl(1)
-			"/etc/localtime", "/usr/share/zoneinfo", // the stamps of a syslog
+			"/etc/localtime", "/usr/share/zoneinfo", // for the timestamps of syslog files
 			"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", // who gives an order
-			"/proc", "/sys/fs/cgroup", // boot, ports' holders; Go's share of the processors
+			"/proc", "/sys/fs/cgroup", // boot ID, who uses a port; how many processors Go may use
 		},
 		Keep:     []cap.Value{cap.NET_ADMIN},
 		Connect:  os.Getenv("NOTIFY_SOCKET") != "" || unitDoor(conf) != "",
@@ -243,11 +244,11 @@ func policyFor(configPath string, conf *config.Config) sandbox.Policy {
 		w.Keep = append(w.Keep, cap.NET_BIND_SERVICE)
 	}
 	if os.Geteuid() == 0 {
-		// Root without them could not use files of the daemon's own user.
+		// Without these, root could not use files of the daemon's own user.
 		w.Keep = append(w.Keep, cap.DAC_OVERRIDE, cap.DAC_READ_SEARCH)
 	}
 	if real, err := filepath.EvalSymlinks(configPath); err == nil && !within(real, filepath.Dir(configPath)) {
-		w.Read = append(w.Read, filepath.Dir(real)) // Landlock asks where a file is, and not by which link it was found
+		w.Read = append(w.Read, filepath.Dir(real)) // for Landlock it matters where the file is, not the link that leads there
 	}
 	for _, d := range conf.Doors {
 		for _, f := range d.Presence.Files {
@@ -268,8 +269,8 @@ func policyFor(configPath string, conf *config.Config) sandbox.Policy {
 	return w
 }
 
-// addNeeds adds to walls what a knock needs. A capability that nobody knows is
-// not kept.
+// addNeeds adds to a policy what a knock needs. A capability whose name is not known is
+// ignored.
 func addNeeds(w *sandbox.Policy, needs knock.Needs) {
 	w.Read = append(w.Read, needs.Files...)
 	for _, name := range needs.Capabilities {
@@ -302,19 +303,19 @@ func directories(files []string) (all []string) {
 	return all
 }
 
-// capability is the name that capabilities(7) has for c.
+// capability returns the name of c in capabilities(7).
 func capability(c cap.Value) string { return strings.ToUpper(c.String()) }
 
-// within says whether path is dir or below it.
+// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// firstFree is the first port that needs no capability to be listened on, ip(7).
+// firstFree is the lowest port on which listening takes no capability, ip(7).
 const firstFree = 1024
 
-// lowPort is a port that the daemon listens on and that needs
-// CAP_NET_BIND_SERVICE, the zero one for none.
+// lowPort returns a port that the daemon listens on and that needs
+// CAP_NET_BIND_SERVICE, or the zero port if there is none.
 func lowPort(conf *config.Config) port.Port {
 	var all []port.Port
 	if a, err := netip.ParseAddrPort(conf.Gateway.Metrics); err == nil {
@@ -333,7 +334,7 @@ func lowPort(conf *config.Config) port.Port {
 	return port.Port{}
 }
 
-// unitDoor is the name of a door whose service is a unit, "" for none.
+// unitDoor returns the name of a door whose service is a unit, or "" if there is none.
 func unitDoor(conf *config.Config) string {
 	for _, d := range conf.Doors {
 		if d.Service != nil && d.Service.Unit != "" {
@@ -343,17 +344,17 @@ func unitDoor(conf *config.Config) string {
 	return ""
 }
 
-// abstract says whether systemd or D-Bus listens on a socket that is no file:
+// abstract reports whether systemd or D-Bus listens on an abstract socket: see
 // sd_notify(3), and "Server Addresses" of the D-Bus specification.
 func abstract(notify, bus string) bool {
 	return strings.HasPrefix(notify, "@") || strings.Contains(bus, "abstract=")
 }
 
-// files are what the programs need to be started.
+// files returns the files that the programs need to start.
 func files(programs []string) (all []string) {
 	for _, p := range programs {
 		if _, err := os.Stat(p); err == nil {
-			of, _ := sandbox.Files(p) // what lacks, entering the sandbox says
+			of, _ := sandbox.Files(p) // Policy.Enter reports what is lacking
 			all = append(all, of...)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// guarding is a configuration with one door, of which a test changes something.
+// guarding returns a configuration with one door, after change has changed it.
 func guarding(change func(*config.Config)) *config.Config {
 	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Rule: touch.Rule{Listen: []uint16{1024, 59000}}}}}}}
 	if change != nil {
@@ -42,7 +42,7 @@ type needy struct {
 
 func (n needy) Needs() knock.Needs { return n.needs }
 
-// needing has a door a knock that needs something.
+// needing adds to a door a knock that needs something.
 func needing(n knock.Needs) func(*config.Config) {
 	return func(c *config.Config) {
 		c.Doors[0].Knocks = append(c.Doors[0].Knocks, config.Knock{Rule: needy{needs: n}})
@@ -55,7 +55,7 @@ var (
 	manyAtOnce = needing(knock.Needs{SystemCalls: []string{"recvmmsg"}})
 )
 
-// onUDP is a knock that hears datagrams; udp has one.
+// onUDP is a knock that hears datagrams. The configuration of udp has one.
 type onUDP struct{ touch.Rule }
 
 func (onUDP) Hears() []knock.Place { return []knock.Place{{Medium: knock.Datagrams, Port: 5005}} }
@@ -107,7 +107,7 @@ type keeping struct{ knock.Keeper }
 
 func (keeping) Name() string { return "keeping" }
 
-// What the daemon keeps follows from what its configuration needs, and no more.
+// The policy allows what the configuration needs, and no more.
 func TestPolicyIsWhatTheConfigurationNeeds(t *testing.T) {
 	type need struct {
 		Bind, Connect, Abstract, Program bool
@@ -136,14 +136,14 @@ func TestPolicyIsWhatTheConfigurationNeeds(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			if !slices.Contains(w.Keep, cap.NET_ADMIN) {
-				t.Error("without CAP_NET_ADMIN there is no fence")
+				t.Error("CAP_NET_ADMIN is not kept, without which there is no fence")
 			}
 		})
 	}
 }
 
-// A later configuration that needs more is refused with the words to help; one
-// that needs as much, or less, is not.
+// A later configuration that needs more is refused, with an error that says what to do;
+// one that needs as much, or less, is not.
 func TestPolicyHoldsForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
@@ -161,7 +161,7 @@ func TestPolicyHoldsForLaterConfigurations(t *testing.T) {
 		{name: "the journal", later: theJournal, want: "journalctl cannot be started any more" + hint},
 		{name: "a log", later: logs, want: `"/srv/log" cannot be read any more` + hint},
 		{name: "what a knock needs", first: rawSockets, later: rawSockets},
-		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which is given up" + hint},
+		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which the daemon has given up" + hint},
 		{name: "a file for a knock", later: keys, want: `"/etc/doorkeys" cannot be read any more` + hint},
 		{name: "datagrams as before", first: udp, later: udp},
 		{name: "datagrams", later: udp, want: "a knock is heard on UDP, and no datagram can be heard any more" + hint},
@@ -182,8 +182,8 @@ func TestPolicyHoldsForLaterConfigurations(t *testing.T) {
 	}
 }
 
-// The store may be an intruder's work: what its configuration needs is given only
-// as far as the file needs it, too.
+// An intruder may have written to the store: what its configuration needs is allowed
+// only if the file needs it, too.
 func TestPolicyIsNotTheStores(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
@@ -214,13 +214,14 @@ func TestPolicyIsNotTheStores(t *testing.T) {
 				t.Errorf("cut (-want +got):\n%s", diff)
 			}
 			if again := cutTo(&policy, policyFor(path, guarding(tt.filed))); again != nil {
-				t.Errorf("still there: %q", again)
+				t.Errorf("not removed the first time: %q", again)
 			}
 		})
 	}
 }
 
-// A configuration that is a link elsewhere can be read from inside when it has changed.
+// A configuration file that is a link elsewhere can still be read from inside the
+// sandbox after it has changed.
 func TestPolicyOfALinkedConfiguration(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -253,7 +254,7 @@ func TestPolicyOfALinkedConfiguration(t *testing.T) {
 	}
 }
 
-// With no file that can be used, the policy are those for any configuration.
+// Without a file that can be used, the policy is what any configuration needs.
 func TestPolicyWithoutAFile(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	path := filepath.Join(t.TempDir(), "doorward.toml")
@@ -266,8 +267,8 @@ func TestPolicyWithoutAFile(t *testing.T) {
 	}
 }
 
-// A daemon whose programs were replaced ends for systemd to start it again; where
-// nothing does, it says so and guards on.
+// A daemon whose programs were replaced ends, so that systemd starts it again. Without
+// systemd, it logs that, and goes on guarding.
 func TestFileWatchEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 	for _, notify := range []string{"/run/systemd/notify", ""} {
 		t.Setenv("NOTIFY_SOCKET", notify)
@@ -292,12 +293,12 @@ func TestFileWatchEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 		select {
 		case err := <-ended:
 			if notify == "" {
-				t.Fatalf("it ended where nothing starts it again: %v", err)
+				t.Fatalf("the daemon ended without systemd: %v", err)
 			}
 			got = err.Error()
 		case got = <-said.lines:
 			if notify != "" {
-				t.Errorf("it only said %q", got)
+				t.Errorf("the log has only %q", got)
 			}
 		}
 		if !strings.Contains(got, file) {
@@ -306,7 +307,7 @@ func TestFileWatchEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 	}
 }
 
-// Whatever a daemon needs to start the journal's reader is there on this machine.
+// The watched files include what journalctl needs on this machine, and only that.
 func TestWatchedFilesAreTheProgramsOwn(t *testing.T) {
 	const program = "/usr/bin/journalctl"
 	if _, err := os.Stat(program); err != nil {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package daemon runs the gateway as a service: its tasks and their end, signals,
-// readiness and the watchdog of systemd (sd_notify), and logs. It decides nothing about
-// doors.
+// Package daemon runs the gateway as a service: it starts and ends its tasks, handles
+// signals, reports to systemd (readiness and the watchdog, sd_notify(3)), and writes
+// logs. It decides nothing about doors.
 package daemon
 
 import (
@@ -35,14 +35,14 @@ import (
 // Group owns the control socket, where it exists: its members are operators.
 const Group = "doorward"
 
-// progressTimeout is how long the gateway may take for one turn before the
-// watchdog holds it for stuck.
+// progressTimeout is how long one turn of the gateway may take before it counts as
+// stuck and the watchdog is no longer notified.
 const progressTimeout = 10 * time.Second
 
-// minThreads is how many threads there are at least for what runs at a time, however few
-// the cores: one whose system call takes long, as a transaction of nf_tables does, or
-// that the kernel has put off for another program, keeps its place meanwhile, and who
-// knocks would wait for it (runtime's GOMAXPROCS).
+// minThreads is the least GOMAXPROCS, however few processors there are. A thread in a
+// long system call, such as a transaction of nf_tables, or one that the kernel has
+// preempted for another program, keeps its place meanwhile, and visitors would wait for
+// it.
 const minThreads = 4
 
 // Daemon is what Serve runs. All fields are needed.
@@ -53,17 +53,17 @@ type Daemon struct {
 	Level      *slog.LevelVar // of Log; SIGUSR1 turns debug on and off
 }
 
-// Serve guards the doors until ctx ends or a signal says so, and then returns
-// nil with the fence still standing. The caller hands over a process that has
-// none of the signals below caught; the second SIGINT or SIGTERM kills.
+// Serve guards the doors until ctx ends or SIGINT or SIGTERM is received, and then
+// returns nil. The fence still stands then. The caller must not catch the signals that
+// Serve handles; a second SIGINT or SIGTERM kills the process.
 func (d *Daemon) Serve(ctx context.Context) error {
 	runtime.GOMAXPROCS(max(minThreads, runtime.GOMAXPROCS(0)))
 	gateway, err := d.place()
 	if err != nil {
 		return err
 	}
-	// Nothing above this line changes the machine. What follows depends on no
-	// disk: the gateway raises the fence before it opens the store.
+	// Nothing above this line changes the machine. What follows needs no disk: the
+	// gateway raises the fence before it opens the store.
 	held, err := lockDaemon(gateway, d.Log)
 	if err != nil {
 		return err
@@ -81,9 +81,9 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	return d.run(ctx, gateway, table, socket, err)
 }
 
-// place says where the daemon's state and socket are. A configuration that
-// cannot be used is no reason to leave the doors unguarded if there was one
-// before: then the store, where systemd or the default says it is, has it.
+// place returns where the daemon's state and socket are. If the configuration cannot be
+// used, the doors need not stay unguarded: the store has the previous one, if there was
+// one, and is where systemd or the default says.
 func (d *Daemon) place() (config.Gateway, error) {
 	c, _, err := config.Load(d.ConfigPath)
 	if err == nil {
@@ -105,16 +105,16 @@ func (d *Daemon) close(what string, f func() error) {
 	}
 }
 
-// A disk that hangs keeps nobody out, and does not keep the daemon from its end. A
-// machine's boot waits for this (TimeoutStartSec=60s in the unit).
+// A disk that hangs keeps nobody out, and does not keep the daemon from ending. The boot
+// of the machine waits for openTimeout (TimeoutStartSec=60s in the unit).
 const (
 	openTimeout   = 20 * time.Second
-	closeTimeout  = 2 * time.Second // beside what the gateway allows the last commit
-	exportTimeout = 2 * time.Second // and after it, for who is told the records
+	closeTimeout  = 2 * time.Second // after the time that the gateway allows for the last commit
+	exportTimeout = 2 * time.Second // after that, for sending the last records
 )
 
-// withTimeout calls f, which waits for a disk, but not for longer than a limit: after that
-// f goes on by itself, and nobody has what it returns.
+// withTimeout calls f, which waits for a disk, and waits for it until the limit. After
+// that f continues in the background, and its result is discarded.
 func withTimeout[T any](limit time.Duration, f func() (T, error)) (T, error) {
 	type result struct {
 		of  T
@@ -134,8 +134,8 @@ func withTimeout[T any](limit time.Duration, f func() (T, error)) (T, error) {
 	}
 }
 
-// run runs all tasks until ctx or one of them ends. Without a control socket,
-// for the reason that is given, the doors are guarded all the same.
+// run runs all tasks until ctx or one of them ends. If there is no control socket, and
+// noSocket is the reason, it guards the doors all the same.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
 	locks := &confinement{configPath: d.ConfigPath, state: where.State, spare: filepath.Dir(where.Control),
 		log: d.Log, launched: make(chan *launcher.Launcher, 1), fixed: make(chan *fileWatch, 1)}
@@ -156,6 +156,8 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	options.Tell, options.Troubles = d.recordSink(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
 	operators := control.NewServer(gw, d.Log)
+	touches, carried := d.listener(gw.Hear), datagrams.New(d.Log, gw.Hear)
+	touches.HandOver(carried.Accept)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
 		s, err := withTimeout(openTimeout, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
@@ -164,7 +166,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		}
 		kept = s
 		return s, nil
-	}, locks.service, d.listener(gw.Hear), datagrams.New(d.Log, gw.Hear), d.Log)
+	}, locks.service, touches, carried, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })
@@ -194,15 +196,15 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	return err
 }
 
-// socketTime is how long the control socket must be gone to be missed.
+// socketTime is how long the control socket must be gone before that counts.
 const socketTime = time.Second
 
-// watchSocket returns a watch on the control socket, nil where there can be none. It is
-// made before the daemon locks itself in.
+// watchSocket returns a watch on the control socket, or nil if that is not possible. It
+// must be called before the daemon enters its sandbox.
 func (d *Daemon) watchSocket(path string) *fileWatch {
 	w, err := newFileWatch([]string{path})
 	if err != nil {
-		d.Log.Warn("nothing tells when the control socket is deleted: should operators get no answer, restart the daemon", "err", err)
+		d.Log.Warn("cannot watch the control socket: if operators get no answer, restart the daemon", "err", err)
 		return nil
 	}
 	w.quiet = socketTime
@@ -210,9 +212,9 @@ func (d *Daemon) watchSocket(path string) *fileWatch {
 }
 
 // keepSocket returns an error when the control socket's file is gone, which keeps
-// operators out: locked in, the daemon can make no other. Where systemd starts it
-// again, the daemon ends for that; the fence stands meanwhile, and grants and
-// sessions live on.
+// operators out: from inside its sandbox, the daemon cannot make another. The error
+// ends the daemon, so that systemd starts it again; the fence stands meanwhile, and
+// grants and sessions stay. Without systemd, it only logs what to do.
 func (d *Daemon) keepSocket(ctx context.Context, w *fileWatch, path string) error {
 	if w.wait(ctx) == "" {
 		return nil
@@ -228,11 +230,11 @@ func (d *Daemon) keepSocket(ctx context.Context, w *fileWatch, path string) erro
 // errStop ends the group of tasks: somebody asked for it.
 var errStop = errors.New("asked to stop")
 
-// readyStatus is what systemctl status says of a daemon that is well.
+// readyStatus is what systemctl status says when all is well.
 const readyStatus = "the doors are guarded"
 
-// signals is the task that answers signals: SIGINT and SIGTERM end the daemon,
-// SIGHUP has it read its configuration anew, SIGUSR1 turns debugging on or off.
+// signals is the task that handles signals: SIGINT and SIGTERM end the daemon, SIGHUP
+// makes it read its configuration again, SIGUSR1 turns debugging on or off.
 func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
 	c := make(chan os.Signal, 4)
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
@@ -256,8 +258,8 @@ func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
 	}
 }
 
-// reload takes the configuration into use and tells systemd of it
-// (sd_notify(3), RELOADING=1).
+// reload puts the configuration file into use, and notifies systemd (sd_notify(3),
+// RELOADING=1).
 func (d *Daemon) reload(ctx context.Context, gw *gateway.Gateway) {
 	d.sdNotify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicroseconds()))
 	defer d.sdNotify(sd.SdNotifyReady)
@@ -284,8 +286,8 @@ func (d *Daemon) toggleDebug() {
 	d.Log.Info("log level", "level", level.String())
 }
 
-// notify tells systemd when the doors are guarded, feeds its watchdog while the
-// gateway makes turns, and says when the end begins.
+// notify tells systemd when the doors are guarded, notifies its watchdog while the
+// gateway makes turns, and says when the daemon begins to end.
 func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.Gateway) error {
 	d.sdNotify("STATUS=raising the fence")
 	select {
@@ -318,16 +320,16 @@ func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.
 	}
 }
 
-// sdNotify sends one message to systemd, if it is there.
+// sdNotify sends a message to systemd, if that started the daemon.
 func (d *Daemon) sdNotify(state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
 		d.Log.Warn("cannot notify systemd", "err", err)
 	}
 }
 
-// metrics serves Prometheus' metrics and /healthz until ctx ends. An address that
-// cannot be listened on, since another program has it or it is not there yet, is
-// no reason to end: that is said once, and tried again.
+// metrics serves Prometheus' metrics and /healthz until ctx ends. If it cannot listen on
+// the address, since another program does or the address is not there yet, it logs that
+// once and tries again.
 func (d *Daemon) metrics(ctx context.Context, address string, gw *gateway.Gateway) error {
 	const again = 10 * time.Second
 	for said := false; ; said = true {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A disk that hangs holds up neither the start nor the end for longer than said; what
-// it answers in time counts.
+// A disk that hangs delays neither the start nor the end for longer than the limit; an
+// answer in time counts.
 func TestInTime(t *testing.T) {
 	for _, tt := range []struct {
 		takes, waits time.Duration
@@ -31,12 +31,12 @@ func TestInTime(t *testing.T) {
 				return "the store", nil
 			})
 			if took := time.Since(begun); took != tt.waits {
-				t.Errorf("what takes %v was waited for for %v, want %v", tt.takes, took, tt.waits)
+				t.Errorf("a call that takes %v was waited for for %v, want %v", tt.takes, took, tt.waits)
 			}
 			if tt.want != "" && (err == nil || err.Error() != tt.want) || tt.want == "" && (err != nil || got != "the store") {
-				t.Errorf("what takes %v returned %q, %v; want the error %q", tt.takes, got, err, tt.want)
+				t.Errorf("a call that takes %v returned %q, %v; want the error %q", tt.takes, got, err, tt.want)
 			}
-			time.Sleep(tt.takes) // until nothing is left of it
+			time.Sleep(tt.takes) // until the call has returned
 		})
 	}
 }

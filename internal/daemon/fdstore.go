@@ -20,12 +20,12 @@ import (
 // firstInherited is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstInherited = 3
 
-// listener makes the listener of the knocks, with the listening sockets that systemd has
-// kept from an earlier daemon, and has it keep the new one's.
+// listener makes the listener for knocks, with the listening sockets that systemd has
+// kept from an earlier daemon. Systemd then keeps those of the new listener.
 func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 	kept := inherited(os.Getpid(), os.Getenv)
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
-		os.Unsetenv(name) // they are nobody else's
+		os.Unsetenv(name) // they are not for programs that the daemon starts
 	}
 	if _, err := os.Lstat("/run/systemd/system"); err != nil || os.Getenv("NOTIFY_SOCKET") == "" { // sd_booted(3)
 		return listen.New(d.Log, nil, heard)
@@ -46,8 +46,8 @@ func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 	return l
 }
 
-// inherited are the names of the descriptors that systemd hands over, from
-// firstInherited on, as sd_listen_fds_with_names(3) has them.
+// inherited returns the names of the descriptors that systemd passes, which begin at
+// firstInherited, as sd_listen_fds_with_names(3) does.
 func inherited(pid int, getenv func(string) string) []string {
 	if getenv("LISTEN_PID") != strconv.Itoa(pid) {
 		return nil
@@ -58,7 +58,7 @@ func inherited(pid int, getenv func(string) string) []string {
 	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || uint64(n) > limit.Cur {
-		return nil // it cannot have been handed over
+		return nil // so many cannot be open
 	}
 	names := strings.Split(getenv("LISTEN_FDNAMES"), ":")
 	all := make([]string, n)
@@ -71,26 +71,25 @@ func inherited(pid int, getenv func(string) string) []string {
 	return all
 }
 
-// fdStore is systemd's store of descriptors, FileDescriptorStoreMax= in
-// systemd.service(5): what it has, the next daemon inherits, however this one
-// ends.
+// fdStore is systemd's file descriptor store, FileDescriptorStoreMax= in
+// systemd.service(5). The next daemon inherits what is in it, however this one ends.
 type fdStore struct{}
 
 func nameOf(p uint16) string { return fmt.Sprintf("listener-%d", p) }
 
-// Keep hands systemd a copy of a listening socket. One that is shut for a while
-// looks hung up to it, and must not be thrown away for that: hence FDPOLL=0.
+// Keep gives systemd a copy of a listening socket. A listener that is closed for a while
+// looks hung up to systemd, which must not remove it for that: hence FDPOLL=0.
 func (fdStore) Keep(p uint16, fd int) error {
 	return notifyWith("FDSTORE=1\nFDPOLL=0\nFDNAME="+nameOf(p), unix.UnixRights(fd))
 }
 
-// Drop takes the socket of a port back.
+// Drop removes the socket of a port from the store.
 func (fdStore) Drop(p uint16) error { return forget(nameOf(p)) }
 
 func forget(name string) error { return notifyWith("FDSTOREREMOVE=1\nFDNAME="+name, nil) }
 
-// notifyTimeout is how long systemd may leave a message unread before it is not
-// told: the gateway's turn waits for it.
+// notifyTimeout is how long notifyWith waits until there is room for the message in
+// systemd's socket. The gateway's turn waits meanwhile.
 const notifyTimeout = time.Second
 
 // notifyWith is sd_pid_notify_with_fds(3), which go-systemd does not have.

@@ -34,7 +34,7 @@ func TestInherited(t *testing.T) {
 	}
 }
 
-// TestFDStore looks at what systemd is told, and given.
+// TestFDStore checks which messages and descriptors systemd receives.
 func TestFDStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -71,7 +71,7 @@ func TestFDStore(t *testing.T) {
 	}
 	text, fd := hear()
 	if want := "FDSTORE=1\nFDPOLL=0\nFDNAME=listener-59000"; text != want || fd < 0 {
-		t.Errorf("to keep a socket it was told %q with descriptor %d, want %q with one", text, fd, want)
+		t.Errorf("to keep a socket, systemd received %q with descriptor %d, want %q with one", text, fd, want)
 	}
 	unix.Close(fd)
 	if err := (fdStore{}).Drop(59000); err != nil {
@@ -79,10 +79,10 @@ func TestFDStore(t *testing.T) {
 	}
 	text, fd = hear()
 	if want := "FDSTOREREMOVE=1\nFDNAME=listener-59000"; text != want || fd >= 0 {
-		t.Errorf("to forget it it was told %q with descriptor %d, want %q with none", text, fd, want)
+		t.Errorf("to forget it, systemd received %q with descriptor %d, want %q without one", text, fd, want)
 	}
 	systemd.Close()
 	if err := (fdStore{}).Drop(59000); err == nil {
-		t.Error("nobody listens, and that is no error")
+		t.Error("a message that nobody receives is not an error, want one")
 	}
 }

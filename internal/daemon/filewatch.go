@@ -15,18 +15,18 @@ import (
 )
 
 // upgradeQuiet is how long nothing must have changed in the directories of the
-// files until an upgrade is taken to be over.
+// files before an upgrade counts as finished.
 const upgradeQuiet = 10 * time.Second
 
-// fileWatch is kept over files that must stay what they are. It costs nothing while
-// nothing changes beside them: the kernel tells, inotify(7).
+// fileWatch watches files that should not be replaced or removed. It costs nothing while
+// nothing changes in their directories, since it uses inotify(7).
 type fileWatch struct {
 	events *os.File
-	before map[string]os.FileInfo // nil: there was none
+	before map[string]os.FileInfo // nil for a file that did not exist
 	quiet  time.Duration          // see upgradeQuiet
 }
 
-// newFileWatch begins a watch over files, nil for none.
+// newFileWatch begins to watch files. If there are none, it returns nil.
 func newFileWatch(paths []string) (*fileWatch, error) {
 	if len(paths) == 0 {
 		return nil, nil
@@ -37,7 +37,7 @@ func newFileWatch(paths []string) (*fileWatch, error) {
 	}
 	v := &fileWatch{events: os.NewFile(uintptr(fd), "inotify"), before: make(map[string]os.FileInfo), quiet: upgradeQuiet}
 	for _, p := range paths {
-		// Where the name is, and where the file is: a library's name is a link.
+		// A library's name is a link, so watch the directories of name and file.
 		dirs := []string{filepath.Dir(p)}
 		if file, err := filepath.EvalSymlinks(p); err == nil {
 			dirs = append(dirs, filepath.Dir(file))
@@ -54,9 +54,9 @@ func newFileWatch(paths []string) (*fileWatch, error) {
 	return v, nil
 }
 
-// wait returns the path of a file that is another than it was, or gone, when that
-// is so and nothing has changed beside the files for a while. It returns "" when
-// ctx ends. A nil watch waits for that alone.
+// wait returns the path of a file that has been replaced or removed, once nothing has
+// changed in the files' directories for a while. It returns "" when ctx ends. A nil
+// watch waits for that only.
 func (v *fileWatch) wait(ctx context.Context) string {
 	if v == nil {
 		<-ctx.Done()
@@ -65,7 +65,7 @@ func (v *fileWatch) wait(ctx context.Context) string {
 	defer v.events.Close()
 	stop := context.AfterFunc(ctx, func() { v.events.Close() })
 	defer stop()
-	buffer := make([]byte, 4096) // what happened does not matter, only that something did
+	buffer := make([]byte, 4096) // its contents do not matter, only that there was an event
 	for replaced := ""; ; replaced = v.replaced() {
 		deadline := time.Time{}
 		if replaced != "" {
@@ -87,7 +87,8 @@ func (v *fileWatch) wait(ctx context.Context) string {
 	}
 }
 
-// replaced is the path of a file that is another than it was, "" for none.
+// replaced returns the path of a file that has been replaced or removed, or "" if there
+// is none.
 func (v *fileWatch) replaced() string {
 	for path, was := range v.before {
 		switch now, err := os.Stat(path); {

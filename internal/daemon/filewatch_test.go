@@ -55,7 +55,7 @@ func TestFileWatchSeesWhatIsReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			v.quiet = 0
-			// What is no file of the watch's does not matter.
+			// Other files in the directory do not matter.
 			if err := write(filepath.Join(dir, "other")); err != nil {
 				t.Fatal(err)
 			}
@@ -88,8 +88,8 @@ func TestFileWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A control socket that is deleted ends a daemon that systemd starts again, and is
-// told in the log of another; one that is closed at the end is no reason.
+// If the control socket is deleted, a daemon under systemd ends, so that it is started
+// again, and any other logs it. That the socket is closed at the end does not count.
 func TestADeletedControlSocket(t *testing.T) {
 	for _, notify := range []string{"", "/run/systemd/notify"} {
 		t.Setenv("NOTIFY_SOCKET", notify)
@@ -128,7 +128,7 @@ func TestADeletedControlSocket(t *testing.T) {
 	}
 }
 
-// said are the lines of a log.
+// said receives the lines of a log.
 type said struct{ lines chan string }
 
 func (s *said) Write(p []byte) (int, error) {

@@ -15,21 +15,20 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// daemonLock keeps a second daemon from the fence of the first. Its files are
+// daemonLock keeps a second daemon away from the fence of the first. Its files are
 // locked until they are closed or the process ends.
 type daemonLock []*os.File
 
-// lockDaemon takes the lock. It must work where the disk takes nothing, since
-// the fence is raised before the store is opened, or without one; and nobody
-// else must be able to take it, or they could keep the daemon from starting. So
-// it is a file of mode 0600 beside the control socket, whose directory is in
-// memory on most machines, and the state directory itself: flock(2) needs no
-// room and no leave to write. An abstract unix socket, the obvious lock without
-// a disk, is anybody's.
+// lockDaemon takes the lock. That must work if nothing can be written to the disk, since
+// the fence is raised before the store is opened, or without a store; and no other user
+// may be able to take it and so keep the daemon from starting. So the lock is on a file
+// of mode 0600 beside the control socket, whose directory is in memory on most machines,
+// and on the state directory itself: flock(2) needs neither space nor permission to
+// write. An abstract unix socket, the obvious lock without a disk, is open to anybody.
 //
-// Two daemons with one of the two in common exclude each other, as long as that
-// one is there. It is no error when neither is, which is logged: from Linux 6.9
-// on the table has one owner at a time anyway.
+// Two daemons that have one of the two in common exclude each other, as long as it can
+// be locked. If neither can be, that is logged but is not an error: from Linux 6.9 on,
+// the table has one owner at a time anyway.
 func lockDaemon(where config.Gateway, log *slog.Logger) (daemonLock, error) {
 	var held daemonLock
 	var problems []error
@@ -66,15 +65,14 @@ func (l daemonLock) release() {
 	}
 }
 
-// openLockFile opens a lock file that nobody else can open, and makes it where
-// that can be done.
+// openLockFile opens a lock file that nobody else can open, and creates it if possible.
 func openLockFile(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the control socket's directory: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
-		// A file that is there can be locked on a read-only file system too.
+		// A file that exists can be locked even on a read-only file system.
 		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	}
 	if err != nil {
@@ -83,8 +81,7 @@ func openLockFile(path string) (*os.File, error) {
 	return private(f, "lock file", "600")
 }
 
-// openPrivateDir opens a directory that nobody else can open, who could take its
-// lock.
+// openPrivateDir opens a directory that nobody else can open, and so lock.
 func openPrivateDir(path string) (*os.File, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
@@ -96,8 +93,8 @@ func openPrivateDir(path string) (*os.File, error) {
 	return private(f, "state directory", "700")
 }
 
-// private hands f back if nobody else can open it, or says which mode it should
-// have.
+// private returns f if nobody else can open it, and otherwise closes it and returns an
+// error that says which mode it should have.
 func private(f *os.File, what, mode string) (*os.File, error) {
 	info, err := f.Stat()
 	if err == nil && info.Mode()&0o044 != 0 {
@@ -111,8 +108,8 @@ func private(f *os.File, what, mode string) (*os.File, error) {
 	return f, nil
 }
 
-// firstWritable is the first directory in which a file can be made and
-// written, or the first if there is none.
+// firstWritable returns the first directory in which a file can be created and written,
+// or dirs[0] if there is none.
 func firstWritable(dirs ...string) string {
 	for _, dir := range dirs {
 		f, err := os.CreateTemp(dir, ".takes-files-*")

@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 )
 
-// A lock that others can open, they could take: it is none, and that is said.
+// A lock that others can open, and so take, does not count, and that is logged.
 func TestALockThatOthersCanTake(t *testing.T) {
 	for what, put := range map[string]func(path string) error{
 		"a file":      func(path string) error { return os.WriteFile(path, nil, 0o600) },

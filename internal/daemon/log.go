@@ -26,8 +26,8 @@ import (
 // sends entries of the journal instead: a line for people, the priority, and each key
 // as a field DOORWARD_KEY.
 //
-// The socket for these is made here, once: a daemon that has locked itself in could
-// not. It is open until the process ends.
+// The socket for the entries is made here, since the daemon could not make it from
+// inside its sandbox. It stays open until the process ends.
 func NewLogger(level *slog.LevelVar) *slog.Logger {
 	if is, err := systemd.StderrIsJournalStream(); is && err == nil {
 		conn, _ := journal.Dial(journal.Socket) // without one, standard error reaches the journal, too
@@ -36,8 +36,8 @@ func NewLogger(level *slog.LevelVar) *slog.Logger {
 	return newLogger(os.Stderr, level)
 }
 
-// ErrorPrefix is what a line of standard error begins with to be an error in the journal
-// too, see sd-daemon(3): "" where systemd has not connected the two.
+// ErrorPrefix returns what a line of standard error must begin with to be an error in
+// the journal, sd-daemon(3), or "" if systemd has not connected the two.
 func ErrorPrefix() string {
 	if is, err := systemd.StderrIsJournalStream(); !is || err != nil {
 		return ""
@@ -53,8 +53,8 @@ func newLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(legibleWriter{w}, opts))
 }
 
-// legibleWriter escapes in lines of slog's JSON what does not print; on a terminal
-// slog's text quotes it.
+// legibleWriter escapes characters that are not printable in lines of slog's JSON. On a
+// terminal, slog's text handler quotes them.
 type legibleWriter struct{ w io.Writer }
 
 func (l legibleWriter) Write(line []byte) (int, error) {
@@ -64,14 +64,14 @@ func (l legibleWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// journalHandler is a slog.Handler that sends entries to the journal. What the journal
-// does not take at once goes to it as a line of standard error, with its priority in
-// front (sd-daemon(3)): without fields, and only if there is room.
+// journalHandler is a slog.Handler that sends entries to the journal. An entry that the
+// journal's socket does not accept at once is written to standard error, which leads to
+// the journal as well: a line without fields, after its priority (sd-daemon(3)).
 type journalHandler struct {
 	level  slog.Leveler
-	to     *journal.Conn // nil for none
+	to     *journal.Conn // nil if there is none
 	stream io.Writer
-	group  string // what names begin with, "" or "a_b_"
+	group  string // the prefix of names, "" or such as "a_b_"
 	attrs  []logField
 }
 
@@ -123,7 +123,7 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// appendAttr appends what a has, the keys of a group behind the group's.
+// appendAttr appends the fields of a; the keys in a group follow the group's name.
 func appendAttr(fields []logField, group string, a slog.Attr) []logField {
 	v := a.Value.Resolve()
 	switch {
@@ -135,7 +135,7 @@ func appendAttr(fields []logField, group string, a slog.Attr) []logField {
 			fields = appendAttr(fields, group, inner)
 		}
 		return fields
-	case a.Equal(slog.Attr{}): // to be left out (slog.Handler)
+	case a.Equal(slog.Attr{}): // is ignored (slog.Handler)
 		return fields
 	case v.Kind() == slog.KindTime:
 		return append(fields, logField{group + a.Key, v.Time().Format(time.RFC3339)})
@@ -143,7 +143,7 @@ func appendAttr(fields []logField, group string, a slog.Attr) []logField {
 	return append(fields, logField{group + a.Key, v.String()})
 }
 
-// logLine is a message with its keys as one line for people: "door ssh: granted
+// logLine returns a message and its keys as one line for people: "door ssh: granted
 // 192.0.2.7 by touch: why (until=2026-11-24T08:50:01Z)".
 func logLine(message string, fields []logField) string {
 	var door, about, by, why string
@@ -168,7 +168,7 @@ func logLine(message string, fields []logField) string {
 		}
 	}
 	if why == ": "+by {
-		why = "" // what an operator ordered has no other reason
+		why = "" // for an operator's order, the reason only repeats who gave it
 	}
 	line := door + message + about + why
 	if len(rest) > 0 {
@@ -177,7 +177,8 @@ func logLine(message string, fields []logField) string {
 	return legible.Text(line)
 }
 
-// monotonicMicroseconds is CLOCK_MONOTONIC, as sd_notify's reload wants it.
+// monotonicMicroseconds returns CLOCK_MONOTONIC in the unit of MONOTONIC_USEC=,
+// sd_notify(3).
 func monotonicMicroseconds() int64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {

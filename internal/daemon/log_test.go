@@ -23,8 +23,8 @@ import (
 
 const hostile = "a\x1b[2J\u009b31mb\u2028c\u202ed\x7f\nPRIORITY=0"
 
-// What strangers had a hand in does not act upon the terminal that a log is read in,
-// and is said all the same.
+// Text that strangers can shape is in the log, but cannot control the terminal on which
+// the log is read.
 func TestLogIsLegible(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -47,7 +47,8 @@ func TestLogIsLegible(t *testing.T) {
 	}
 }
 
-// journalOf is a logger to a journal, and what takes the next of its entries.
+// journalOf returns a logger to a journal, and a function that returns the journal's
+// next entry.
 func journalOf(t *testing.T, level *slog.LevelVar) (log *slog.Logger, stream *bytes.Buffer, next func() []string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
@@ -108,28 +109,28 @@ func TestJournalEntries(t *testing.T) {
 	} {
 		tt.say()
 		if diff := cmp.Diff(tt.want, next()); diff != "" {
-			t.Errorf("the journal is told (-want +got):\n%s", diff)
+			t.Errorf("the journal's entry (-want +got):\n%s", diff)
 		}
 	}
 	log.Warn("a login: "+hostile, "by", hostile)
 	for _, line := range next() {
 		if i := strings.IndexFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 || strings.HasPrefix(line, "PRIORITY=0") {
-			t.Errorf("of what a stranger wrote the journal has the line %q", line)
+			t.Errorf("for a stranger's text, the journal has the line %q", line)
 		}
 	}
 	log.Debug("not said")
 	level.Set(slog.LevelDebug)
 	log.Debug("said")
 	if got := next(); got[0] != "MESSAGE=said" || got[1] != "PRIORITY=7" {
-		t.Errorf("at the level of debugging the journal is told %q", got)
+		t.Errorf("at level debug, the journal has %q", got)
 	}
 	if stream.Len() > 0 {
-		t.Errorf("standard error has %q, and the journal has it already", stream)
+		t.Errorf("standard error has %q, although the journal has it already", stream)
 	}
 }
 
-// What the journal's socket does not take goes to standard error, which leads to the
-// journal as well.
+// An entry that the journal's socket does not accept goes to standard error, which leads
+// to the journal as well.
 func TestALogWithoutTheJournalsSocket(t *testing.T) {
 	nobody, err := journal.Dial(filepath.Join(t.TempDir(), "none"))
 	if err != nil {

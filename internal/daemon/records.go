@@ -12,7 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/journal"
 )
 
-// targets are who is sent the records of the audit trail.
+// targets returns where the records of the audit trail are sent.
 func targets(r config.Records) (all []export.Target) {
 	if r.Journal {
 		all = append(all, export.Target{Form: export.Journal, Network: "unixgram", Address: journal.Socket})
@@ -30,7 +30,7 @@ func targets(r config.Records) (all []export.Target) {
 	return all
 }
 
-// recordSink is gateway.Options.Tell.
+// recordSink returns the function for gateway.Options.Tell.
 func (d *Daemon) recordSink(where config.Records, exporter *export.Exporter) func(audit.Record) {
 	return func(r audit.Record) {
 		if where.Log {

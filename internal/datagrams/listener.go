@@ -1,17 +1,18 @@
 //go:build linux
 
-// Package datagrams listens on UDP ports: it passes on what a knock.Opener made of a
-// datagram, with its source and the address it was sent to, and sends the answers. It
-// knows nothing about doors and judges nothing. No source of a datagram is proven.
+// Package datagrams listens on UDP ports, and reads connections that carry the same
+// datagrams over TCP (streams): it passes on what a knock.Opener made of a datagram, with
+// its source and the address it was sent to, and sends the answers. It knows nothing
+// about doors and judges nothing.
 //
 // # The way of a datagram
 //
-//	socket ──► Glance ──► the port's share of ──► Open ──► what was heard ──► heard
-//	           (a goroutine   what waits         (the      (in the order in
-//	            a port)                           pool)     which it came)
+//	socket ──► Glance ──► the place's share of ──► Open ──► what was heard ──► heard
+//	           (a goroutine   what waits          (the      (in the order in
+//	            a port)                            pool)     which it is opened)
 //
-// Each port has one socket for both families and all addresses, whichever come and go, so
-// that nothing has to be done when an interface does. A port stays bound, and silent,
+// Each UDP port has one socket for both families and all addresses, whichever come and go,
+// so that nothing has to be done when an interface does. A port stays bound, and silent,
 // also while nothing is to be heard there: a port without a socket would be answered with
 // ICMP, and anybody else could bind it and learn a knock. So no socket has SO_REUSEADDR
 // or SO_REUSEPORT. Datagrams that arrive meanwhile are read and thrown away, not kept for
@@ -25,37 +26,62 @@
 //
 // # Floods
 //
-// Anybody can send with any source, so a limit for each source would not help. Datagrams
-// at one port do not crowd out those at another: each port has a share of what may wait
-// to be opened. In a full share a new datagram takes the place of a random one, or is
-// itself thrown away. A right knock among N others is then as likely to be opened as any
-// of them, however those are timed; if the latest were thrown away, a burst just before
-// it would be enough to keep it out.
+// Anybody can send with any source. So what waits to be opened waits in lanes, by where
+// it claims to come from, and the lanes are served in turn; a flood takes turns in the
+// lanes of the prefixes that it claims, and leaves the others theirs. When as much waits
+// as may, a random datagram of a longest lane goes, which can be the one that just came: a
+// right knock among N others of its lane is as likely to be opened as any of them, however
+// those are timed. Which prefixes share a lane is drawn anew each second.
 //
-// Whatever arrives, each port costs
+// A flood that claims all prefixes is in every lane. Against that there are ranks:
+// datagrams that are Shown contain what was sent to their source before, and have lanes of
+// their own, which are served first, seven times of eight. And a glance can answer: while
+// a place is busy, the opener asks whoever claims a source to show it, at the cost of a
+// datagram each way, instead of letting them wait.
 //
-//   - one Glance for each datagram, and no allocation, until one passes it; then
-//     work that does not grow with what waits;
-//   - 64 KiB of buffers while it is read, a share of maxWaiting datagrams of Longest
-//     bytes at most, and twice maxBuffer bytes in the kernel, which throws away what does
-//     not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
-//   - answersPerSecond answers at most that Open gave, none longer than its datagram,
-//     so that nobody is flooded by way of the listener, and nothing is amplified.
+// Datagrams at one place do not crowd out those at another: each has a share of what may
+// wait, and the places have turns, too. So a right knock waits at most for one datagram of
+// each lane at its place, as often as there are places where something waits.
+//
+// Whatever arrives, each UDP port costs
+//
+//   - one Glance for each datagram, and no allocation, until one waits; then work that
+//     does not grow with what waits;
+//   - 64 KiB of buffers while it is read, a share of maxWaiting datagrams of Longest bytes
+//     of either rank at most, and twice maxBuffer bytes in the kernel, which throws away
+//     what does not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
+//   - repliesEach answers a second to a prefix, none longer than its datagram, so that
+//     nobody is flooded by way of the listener, and nothing is amplified.
 //
 // The pool has one goroutine fewer than there are processors for Go, but at least one. Go
 // has no priorities; so every goroutine that could hold up the gateway yields after each
 // batch that was read and each datagram that was opened, and a goroutine that is ready to
 // run waits for that long at most. While maxHeard results wait for the gateway nothing is
 // opened, so that nothing that was opened is lost: any excess is thrown away before that.
-// A right knock waits at most for the datagrams in the share of each flooded port.
+//
+// # Streams
+//
+// Where UDP does not get through, a visitor connects to the port of the same number. The
+// listening socket is that of package listen, which hands connections over (Accept). Each
+// carries one datagram at a time, after its length in two bytes; its source is proven by
+// the handshake, so that what it carries is Shown.
+//
+// A connection that has said nothing, and one that says what is no knock, are the same to
+// whoever is at its other end: all is read, up to mostRead bytes; nothing is answered; and
+// after strangerLasts the connection is reset, whatever came. To end it at the first
+// datagram that is none would tell where that ended, and so what datagrams look like.
+//
+// There are maxOfPrefix connections of a prefix and maxStreams in all at most, each with
+// 8 KiB of buffers. When there are too many, one of the prefix that has most has to go, a
+// stranger if there is one.
 //
 // # Order
 //
-// Datagrams are heard in the order in which they were read, with the time of reading,
-// although several are opened at once; one whose Open takes long holds up those behind
-// it. Of one port that is the order in which they came. Datagrams at two ports may be
-// read in the opposite order if they came within the time that it takes to read what the
-// kernel has queued for a port, a millisecond or two.
+// Datagrams are heard in the order in which their turn came to be opened, although several
+// are opened at once; one whose Open takes long holds up those behind it. While no more
+// come than are opened, and always for those of one source at one place, that is the order
+// in which they came. The time at which one is heard is that at which it was read, or that
+// of the one heard before it, if that is later.
 package datagrams
 
 import (
@@ -79,16 +105,15 @@ const (
 	// IPv6 packet (RFC 8200, section 5), so that no answer is fragmented.
 	LongestAnswer = 1280 - 40 - 8
 
-	// How many datagrams may wait for the pool: at one port at least, and in all as long
-	// as each port has that.
-	maxWaiting, minWaiting, totalWaiting = 128, 8, 4096
+	// How many datagrams of each rank may wait for the pool: at one UDP port, and in all as
+	// long as each port has its least.
+	maxWaiting, minWaiting, totalWaiting = 128, 8, 2048
 
 	// How many bytes the kernel is asked to queue, likewise. The maximum holds a few
 	// milliseconds of a flood, for a busy machine that lets nobody read in that time.
-	maxBuffer, minBuffer, totalBuffer = 1 << 20, 64 << 10, 16 << 20
+	maxBuffer, minBuffer, totalBuffer = 4 << 20, 64 << 10, 16 << 20
 
-	maxHeard         = 1024 // datagrams that were opened, or are being opened, and wait for heard
-	answersPerSecond = 1000 // given by Open, for each port
+	maxHeard = 1024 // datagrams that were opened, or are being opened, and wait for heard
 )
 
 // Listener listens on UDP ports. Its methods may be called from several goroutines. Close
@@ -96,10 +121,11 @@ const (
 type Listener struct {
 	log     *slog.Logger
 	pool    pool
+	streams streams
 	batches sync.Pool      // *batch, not in use
 	running sync.WaitGroup // all goroutines
 
-	foreign, strange, withheld atomic.Uint64
+	foreign, strange, replied, withheld atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	wanted  []uint16   // as last Set, in order
@@ -113,9 +139,10 @@ type Listener struct {
 type Counts struct {
 	Foreign  uint64 // Glance rejected it, or the port was only held
 	Strange  uint64 // nobody can have sent it, or it was too long
-	Crowded  uint64 // too many waited to be opened
+	Crowded  uint64 // too many waited to be opened; or a connection, of too many
+	Replied  uint64 // a glance answered it instead
 	Overrun  uint64 // by the kernel: they came faster than they were read, or were damaged
-	Withheld uint64 // not datagrams: answers of Open that were too many or too long
+	Withheld uint64 // not datagrams: answers that were too many or too long
 }
 
 // New returns a Listener without ports. What is heard goes to heard, several at a time
@@ -125,19 +152,21 @@ func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 	l := &Listener{log: log, sockets: make(map[uint16]*socket)}
 	l.batches.New = func() any { return newBatch() }
 	l.pool.init(heard)
+	l.streams.init()
 	return l
 }
 
-// Set makes the Listener listen on the ports that have an opener, hold those that have
-// nil, and give up all others, for IPv4 and IPv6. Sockets that it already has stay as
-// they are. Datagrams that wait at a port that is no longer listened on are thrown away,
-// though what was already opened may come to heard a moment later; those at a port that
-// gets another opener are opened by the one that glanced at them. Sockets are made in the
-// network namespace of the calling thread.
+// Set makes the Listener listen at the places that have an opener, hold the UDP ports
+// that have nil, and give up all others, for IPv4 and IPv6. Sockets that it already has
+// stay as they are. What waits at a place that is no longer listened on is thrown away,
+// though what was already opened may come to heard a moment later; what waits at a place
+// that gets another opener is opened by the one that glanced at it. Sockets are made in
+// the network namespace of the calling thread. The sockets of streams' ports are somebody
+// else's, who calls Accept.
 //
 // The error joins one for each port that could not be opened, with who holds it as far as
 // that can be seen; the others are open.
-func (l *Listener) Set(want map[uint16]knock.Opener) error {
+func (l *Listener) Set(want map[knock.Place]knock.Opener) error {
 	failed, err := l.set(want)
 	if err != nil {
 		return err
@@ -149,14 +178,26 @@ func (l *Listener) Set(want map[uint16]knock.Opener) error {
 	return errors.Join(errs...)
 }
 
-func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err error) {
+func (l *Listener) set(places map[knock.Place]knock.Opener) (failed []openError, err error) {
+	want, streams := make(map[uint16]knock.Opener), make(map[uint16]knock.Opener)
+	for at, by := range places {
+		switch {
+		case at.Medium == knock.Datagrams:
+			want[at.Port] = by
+		case at.Medium == knock.Streams && by != nil:
+			streams[at.Port] = by
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted = slices.Sorted(maps.Keys(want))
 	if l.closed {
 		return nil, fmt.Errorf("hear datagrams at %v: %w", l.wanted, net.ErrClosed)
 	}
-	l.start()
+	if len(want)+len(streams) > 0 {
+		l.start()
+	}
+	l.streams.set(streams, &l.pool)
 	for p, s := range l.sockets {
 		if _, wanted := want[p]; !wanted || s.dead.Load() {
 			l.drop(s)
@@ -177,9 +218,9 @@ func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err er
 // portShare returns the share of one of n ports.
 func portShare(ports, most, least, all int) int { return max(least, min(most, all/max(ports, 1))) }
 
-// start starts the pool and the delivery, which Close ends, before the first port.
+// start starts the pool and the delivery, which Close ends.
 func (l *Listener) start() {
-	if l.started || len(l.wanted) == 0 {
+	if l.started {
 		return
 	}
 	l.started = true
@@ -197,26 +238,18 @@ func (l *Listener) put(p uint16, by knock.Opener) error {
 		if s, err = open(p); err != nil {
 			return err
 		}
-		s.use(by)
-		l.begin(s)
-		return nil
+		l.sockets[p] = s
+		l.running.Go(func() { l.receive(s) })
 	}
-	if s.use(by); by == nil {
-		l.pool.forget(s)
-	}
+	s.use(by)
+	l.pool.listen(&s.queue, by != nil)
 	return nil
-}
-
-// begin starts reading a socket.
-func (l *Listener) begin(s *socket) {
-	l.sockets[s.port] = s
-	l.running.Go(func() { l.receive(s) })
 }
 
 // drop closes a socket for good.
 func (l *Listener) drop(s *socket) {
 	s.use(nil)
-	l.pool.forget(s)
+	l.pool.listen(&s.queue, false)
 	l.overrun += s.overrun()
 	if err := s.file.Close(); err != nil {
 		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
@@ -230,15 +263,16 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	said, answer, ok := w.by.Open(w.datagram)
 	switch {
 	case answer == nil:
-	case len(answer) > length || !w.socket.mayAnswer(w.datagram.Time):
+	case len(answer) > length || !w.origin.mayAnswer(w.datagram.Path.From.Addr(), w.datagram.Time):
 		l.withheld.Add(1)
 	default:
-		w.socket.send(w.datagram.Path, answer)
+		w.origin.send(w.datagram.Path, answer)
 	}
+	w.origin.opened(ok || answer != nil)
 	return knock.Heard{
 		Source: w.datagram.Path.From.Addr().WithZone(""),
-		Place:  knock.Place{Medium: knock.Datagrams, Port: w.socket.port},
-		Time:   w.datagram.Time,
+		Place:  w.queue.place,
+		Proven: w.rank == knock.Shown,
 		Said:   said,
 		Path:   w.datagram.Path,
 	}, ok
@@ -246,11 +280,22 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 
 // Answer sends a datagram back the way that another came. It is for the results of the
 // gateway's turns, so limiting their number is up to the gateway. It does not report what
-// the network makes of the datagram, since whoever asked may not exist. An error says
-// that payload is longer than LongestAnswer, or that the listener does not have the port.
+// the network makes of the datagram, since whoever asked may not exist, or not any more.
+// An error says that payload is longer than LongestAnswer, or LongestFrame over a
+// connection, or that the listener does not have the port.
 func (l *Listener) Answer(path knock.Path, payload []byte) error {
-	if len(payload) > LongestAnswer {
-		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), LongestAnswer)
+	allowed := LongestAnswer
+	if path.Stream != 0 {
+		allowed = LongestFrame
+	}
+	if len(payload) > allowed {
+		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), allowed)
+	}
+	if path.Stream != 0 {
+		if c := l.streams.find(path.Stream); c != nil {
+			c.send(path, payload)
+		}
+		return nil
 	}
 	l.mu.Lock()
 	s := l.sockets[path.To.Port()]
@@ -298,8 +343,8 @@ func (l *Listener) Counts() Counts {
 		l.overrun += s.overrun()
 	}
 	return Counts{
-		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost(),
-		Overrun: l.overrun, Withheld: l.withheld.Load(),
+		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost() + l.streams.crowdedOut(),
+		Replied: l.replied.Load(), Overrun: l.overrun, Withheld: l.withheld.Load(),
 	}
 }
 
@@ -311,6 +356,7 @@ func (l *Listener) Close() error {
 	for _, s := range l.sockets {
 		l.drop(s)
 	}
+	l.streams.set(nil, &l.pool)
 	l.mu.Unlock()
 	l.pool.close()
 	l.running.Wait()

@@ -73,6 +73,10 @@ func TestHearsAndAnswers(t *testing.T) {
 			if text, by := answered(t, c); text != "ok" || by != to {
 				t.Errorf("Open's answer: %q from %v, want %q from %v", text, by, "ok", to)
 			}
+			send(t, c, to.String(), "ask:who")
+			if text, by := answered(t, c); text != "who" || by != to {
+				t.Errorf("a glance's answer: %q from %v, want %q from %v", text, by, "who", to)
+			}
 			long := strings.Repeat("x", LongestAnswer)
 			if err := s.listener.Answer(got.Path, []byte(long)); err != nil {
 				t.Errorf("answer: %v", err)
@@ -93,11 +97,11 @@ func TestIPv4Alone(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		four.use(&words{})
 		s.listener.mu.Lock()
 		defer s.listener.mu.Unlock()
-		s.listener.begin(four)
-		return nil
+		s.listener.sockets[59000] = four
+		s.listener.running.Go(func() { s.listener.receive(four) })
+		return s.listener.put(59000, &words{})
 	})
 	c := s.caller(visitor4 + ":0")
 	send(t, c, second4+":59000", "knock:ok")
@@ -108,10 +112,14 @@ func TestIPv4Alone(t *testing.T) {
 	if text, by := answered(t, c); text != "ok" || by.String() != second4+":59000" {
 		t.Errorf("answer %q from %v, want from %s", text, by, second4)
 	}
+	send(t, c, second4+":59000", "ask:who")
+	if text, by := answered(t, c); text != "who" || by.String() != second4+":59000" {
+		t.Errorf("a glance's answer %q from %v, want from %s", text, by, second4)
+	}
 	// The kernel gives these to sockets of IPv4 alone.
 	s.visitor.Run("ip", "route", "replace", "224.0.0.1", "dev", s.visitorIf)
 	send(t, c, "224.0.0.1:59000", "knock")
-	eventually(t, "multicast is thrown away", func() bool { return s.listener.Counts() == (Counts{Strange: 1}) })
+	eventually(t, "multicast is thrown away", func() bool { return s.listener.Counts() == (Counts{Strange: 1, Replied: 1}) })
 }
 
 // What nobody can have sent, what is for many, and what is too long is thrown
@@ -346,17 +354,6 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 	silent(t, c)
 
-	var sock socket
-	now := time.Now()
-	for i := range answersPerSecond + 1 {
-		if got := sock.mayAnswer(now.Add(time.Duration(i) * time.Microsecond)); got != (i < answersPerSecond) {
-			t.Fatalf("answer %d of a second: %v", i, got)
-		}
-	}
-	if !sock.mayAnswer(now.Add(time.Second)) {
-		t.Error("no answer in the next second")
-	}
-
 	path := s.record.heard()[0].Path
 	want := "an answer of 1233 bytes: allowed are 1232"
 	if err := s.listener.Answer(path, make([]byte, LongestAnswer+1)); err == nil || err.Error() != want {
@@ -370,6 +367,19 @@ func TestAnswersAreBounded(t *testing.T) {
 	want = "an answer from 59002/udp: the port is not heard"
 	if err := s.listener.Answer(path, []byte("x")); err == nil || err.Error() != want {
 		t.Errorf("an answer from a port that is not heard: %v, want %s", err, want)
+	}
+}
+
+// What an answer contains shows the source, and is heard so.
+func TestShownIsProven(t *testing.T) {
+	s := newScene(t)
+	s.mustSet(map[uint16]knock.Opener{59000: &words{}})
+	c := s.caller(visitor4 + ":0")
+	for i, text := range []string{"knock", "knock shown"} {
+		send(t, c, gateway4+":59000", text)
+		if got := s.record.await(t, i+1)[i]; got.Proven != (text == "knock shown") {
+			t.Errorf("%q is heard as proven: %v", text, got.Proven)
+		}
 	}
 }
 

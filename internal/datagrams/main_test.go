@@ -45,22 +45,30 @@ const (
 )
 
 // words is an opener of datagrams that begin with "knock": it returns their text, and
-// answers with what follows a colon.
+// answers with what follows a colon. Those that begin with "knock shown" are Shown. A
+// glance answers those that begin with "ask:", with what follows.
 type words struct {
 	glances, opens atomic.Int64
 	slow, hold     chan struct{} // nil, or Glance and Open wait for it
 	fixed          []byte        // the answer to all, nil for none
+	more           int           // so much more a glance answers
 }
 
-func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
+func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, answer []byte) (knock.Rank, int) {
 	w.glances.Add(1)
 	if w.slow != nil {
 		<-w.slow
 	}
-	if !bytes.HasPrefix(payload, []byte("knock")) {
-		return knock.Junk, 0
+	if text, ok := bytes.CutPrefix(payload, []byte("ask:")); ok {
+		return knock.Junk, copy(answer, text) + w.more
 	}
-	return knock.Claimed, 0
+	switch {
+	case bytes.HasPrefix(payload, []byte("knock shown")):
+		return knock.Shown, 0
+	case bytes.HasPrefix(payload, []byte("knock")):
+		return knock.Claimed, 0
+	}
+	return knock.Junk, 0
 }
 
 func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
@@ -72,10 +80,11 @@ func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
 	if w.fixed != nil {
 		return text, w.fixed, true
 	}
-	if _, answer, ok := strings.Cut(text, ":"); ok {
-		return text, []byte(answer), true
+	ok := !strings.HasPrefix(text, "knock nothing")
+	if _, answer, answers := strings.Cut(text, ":"); answers {
+		return text, []byte(answer), ok
 	}
-	return text, nil, !strings.HasPrefix(text, "knock nothing")
+	return text, nil, ok
 }
 
 // anything accepts whatever comes.
@@ -173,8 +182,17 @@ func newScene(t testing.TB) *scene {
 }
 
 func (s *scene) set(want map[uint16]knock.Opener) (err error) {
-	s.gateway.Do(func() error { err = s.listener.Set(want); return nil })
+	s.gateway.Do(func() error { err = s.listener.Set(overUDP(want)); return nil })
 	return err
+}
+
+// overUDP are the places of UDP ports.
+func overUDP(want map[uint16]knock.Opener) map[knock.Place]knock.Opener {
+	all := make(map[knock.Place]knock.Opener)
+	for p, by := range want {
+		all[knock.Place{Medium: knock.Datagrams, Port: p}] = by
+	}
+	return all
 }
 
 func (s *scene) mustSet(want map[uint16]knock.Opener) {

@@ -4,12 +4,22 @@ package datagrams
 
 import (
 	"container/list"
-	"math/rand/v2"
+	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/doorward/doorward/internal/knock"
+)
+
+const (
+	// shownInARow is how many datagrams that are Shown are opened at a place before one
+	// that is Claimed.
+	shownInARow = 7
+
+	// few is how many datagrams that are Claimed may wait at a place that is not busy.
+	few = 4
 )
 
 // pool has the goroutines that open datagrams, and what waits before and after them.
@@ -19,24 +29,48 @@ type pool struct {
 	mu      sync.Mutex // guards what follows
 	work    sync.Cond  // an opener may have something to do
 	news    sync.Cond  // there is something to deliver
-	each    int        // how many may wait at a port
-	waiting list.List  // *waiting, oldest first
-	opening list.List  // *waiting, oldest first: what is being opened, and what came after that
+	each    int        // how many may wait at a UDP port, of each rank
+	turns   list.List  // *queue, those where something waits, the next one first
+	opening list.List  // *waiting, in the order of their turns: what is being opened, and what came after that
+	latest  time.Time  // of all that was opened
 	told    []knock.Heard
 	crowded uint64
 	closed  bool
 }
 
-// waiting is one datagram that passed its opener's glance.
+// queue is what waits at one place. The pool's mutex guards it.
+type queue struct {
+	place   knock.Place
+	heard   bool // what comes may wait
+	most    int  // how many may wait of each rank; 0: as the pool says
+	shown   *class
+	claimed *class
+	row     int           // how many that are Shown were taken since one that is Claimed
+	turn    *list.Element // in the pool's turns, nil: nothing waits
+
+	pressure atomic.Int32 // how many that are Claimed wait
+}
+
+// waiting is one datagram that is not Junk.
 type waiting struct {
 	datagram knock.Datagram
-	socket   *socket
+	rank     knock.Rank
+	queue    *queue
+	origin   origin
 	by       *glance
-	at       int // in its socket's waiting
-	listed   *list.Element
 
 	done, ok bool // it was opened, and was a knock
 	heard    knock.Heard
+}
+
+// origin is what datagrams come by, and answers go back by.
+type origin interface {
+	// mayAnswer says whether an answer of Open to a source may be sent.
+	mayAnswer(source netip.Addr, now time.Time) bool
+	send(path knock.Path, payload []byte)
+	// opened is told of each datagram that waited: with something when it was a knock or
+	// was answered. It does not wait.
+	opened(something bool)
 }
 
 func (p *pool) init(heard func([]knock.Heard)) {
@@ -44,28 +78,58 @@ func (p *pool) init(heard func([]knock.Heard)) {
 	p.work.L, p.news.L = &p.mu, &p.mu
 }
 
-// share sets how many may wait at each port.
+// share sets how many datagrams of each rank may wait at each UDP port.
 func (p *pool) share(each int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.each = each
 }
 
-// put queues copies of what came to a socket, with the current time.
-func (p *pool) put(s *socket, by *glance, come []arrival) {
+// listen makes what comes to a place wait to be opened, or throws away what waits and
+// what comes.
+func (p *pool) listen(q *queue, heard bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || s.opener.Load() == nil {
+	if q.heard = heard; heard || q.turn == nil {
 		return
 	}
-	now := time.Now() // under the lock, so that the order is the order of the times
-	for _, a := range come {
-		if w := p.room(s); w != nil {
-			w.by = by
-			w.datagram = knock.Datagram{Path: a.path, Payload: copied(w.datagram.Payload, a.payload), Time: now}
-			p.work.Signal()
+	for _, c := range []*class{q.shown, q.claimed} {
+		if c != nil {
+			c.clear()
 		}
 	}
+	q.pressure.Store(0)
+	p.turns.Remove(q.turn)
+	q.turn = nil
+}
+
+// put queues copies of what came to a place, with the current time, and says whether all
+// of it is to be opened.
+func (p *pool) put(q *queue, from origin, by *glance, come []arrival) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || !q.heard {
+		return false
+	}
+	now := time.Now() // under the lock, so that the order is the order of the times
+	all := true
+	for _, a := range come {
+		w := p.room(q, a, now)
+		if w == nil {
+			all = false
+			continue
+		}
+		if w.origin != nil {
+			w.origin.opened(false) // the one before was thrown away
+		}
+		w.rank, w.queue, w.origin, w.by = a.rank, q, from, by
+		w.datagram = knock.Datagram{Path: a.path, Payload: copied(w.datagram.Payload, a.payload), Time: now}
+		p.work.Signal()
+	}
+	if q.claimed != nil {
+		q.pressure.Store(int32(q.claimed.n))
+	}
+	return all
 }
 
 // copied returns a copy of payload, in the memory of another one if that has room.
@@ -76,45 +140,37 @@ func copied(place, payload []byte) []byte {
 	return place[:copy(place[:len(payload)], payload)]
 }
 
-// room returns an entry at the end of the queue for one more datagram of the socket: a
-// new one, or one whose datagram is thrown away for it. nil: the new datagram is thrown
-// away.
-func (p *pool) room(s *socket) *waiting {
-	n := len(s.waiting)
-	if n < p.each {
-		w := &waiting{socket: s, at: n}
-		w.listed = p.waiting.PushBack(w)
-		s.waiting = append(s.waiting, w)
-		return w
+// room returns an entry for one more datagram at a place; nil: it is thrown away.
+func (p *pool) room(q *queue, a arrival, now time.Time) *waiting {
+	c, most := q.class(a.rank), p.each
+	if q.most > 0 {
+		most = q.most
 	}
-	p.crowded++
-	at := rand.IntN(n + 1)
-	if at == n {
-		return nil
+	if c.n >= most {
+		p.crowded++
 	}
-	w := s.waiting[at]
-	p.waiting.MoveToBack(w.listed)
+	w := c.room(a.path.From.Addr(), most, now)
+	if q.turn == nil {
+		q.turn = p.turns.PushBack(q)
+	}
 	return w
 }
 
-// take removes one from the queue.
-func (p *pool) take(w *waiting) {
-	p.waiting.Remove(w.listed)
-	all := w.socket.waiting
-	last := all[len(all)-1]
-	all[w.at], last.at = last, w.at
-	all[len(all)-1] = nil
-	w.socket.waiting = all[:len(all)-1]
+// class returns what waits of a rank.
+func (q *queue) class(rank knock.Rank) *class {
+	c := &q.claimed
+	if rank == knock.Shown {
+		c = &q.shown
+	}
+	if *c == nil {
+		*c = new(class) // places that nobody asks have none
+	}
+	return *c
 }
 
-// forget throws away what waits at a socket.
-func (p *pool) forget(s *socket) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for len(s.waiting) > 0 {
-		p.take(s.waiting[len(s.waiting)-1])
-	}
-}
+// busy says whether more datagrams that are Claimed wait than are opened at once, with so
+// many that are about to.
+func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > few }
 
 // run opens datagrams one after another, until close.
 func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
@@ -129,20 +185,48 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 	}
 }
 
-// next waits for the oldest that is to be opened; nil: there will be no more.
+// next waits for one whose turn it is to be opened; nil: there will be no more.
 func (p *pool) next() *waiting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.closed && (p.waiting.Len() == 0 || p.opening.Len()+len(p.told) >= maxHeard) {
+	for !p.closed && (p.turns.Len() == 0 || p.opening.Len()+len(p.told) >= maxHeard) {
 		p.work.Wait()
 	}
 	if p.closed {
 		return nil
 	}
-	w, _ := p.waiting.Front().Value.(*waiting)
-	p.take(w)
+	q, _ := p.turns.Front().Value.(*queue)
+	w := q.take()
+	if q.empty() {
+		p.turns.Remove(q.turn)
+		q.turn = nil
+	} else {
+		p.turns.MoveToBack(q.turn)
+	}
+	if w.heard.Time = w.datagram.Time; w.heard.Time.Before(p.latest) {
+		w.heard.Time = p.latest
+	}
+	p.latest = w.heard.Time
 	p.opening.PushBack(w)
 	return w
+}
+
+// take removes the one whose turn it is at a place where something waits.
+func (q *queue) take() *waiting {
+	claimed := q.claimed != nil && q.claimed.n > 0
+	shown := q.shown != nil && q.shown.n > 0
+	if shown && (!claimed || q.row < shownInARow) {
+		q.row++
+		return q.shown.take()
+	}
+	q.row = 0
+	w := q.claimed.take()
+	q.pressure.Store(int32(q.claimed.n))
+	return w
+}
+
+func (q *queue) empty() bool {
+	return (q.claimed == nil || q.claimed.n == 0) && (q.shown == nil || q.shown.n == 0)
 }
 
 // finish notes the result of opening one. A result that comes before its turn is
@@ -150,6 +234,7 @@ func (p *pool) next() *waiting {
 func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	heard.Time = w.heard.Time
 	w.heard, w.ok, w.done = heard, ok, true
 	for first := p.opening.Front(); first != nil; first = p.opening.Front() {
 		f, _ := first.Value.(*waiting)
@@ -157,7 +242,7 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 			break
 		}
 		p.opening.Remove(first)
-		if f.ok && f.socket.opener.Load() != nil {
+		if f.ok && f.queue.heard {
 			p.told = append(p.told, f.heard)
 			p.news.Signal()
 		}

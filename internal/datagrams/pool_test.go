@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
@@ -29,25 +30,43 @@ func heardAs(w *waiting) (knock.Heard, bool) {
 func listenedTo() *socket {
 	s := &socket{}
 	s.use(&anything{})
+	s.queue.heard = true
 	return s
 }
 
+// come is as if datagrams came to a socket from one source.
 func (p *pool) come(s *socket, payloads ...string) {
-	var all []arrival
-	for _, text := range payloads {
-		all = append(all, arrival{payload: []byte(text)})
-	}
-	p.put(s, s.opener.Load(), all)
+	p.comeFrom(s, netip.MustParseAddr(visitor4), knock.Claimed, payloads...)
 }
 
-// However long each Open takes and however many run, what it accepts is heard once, in
-// the order in which it came, and not before Open has returned.
+func (p *pool) comeFrom(s *socket, from netip.Addr, rank knock.Rank, payloads ...string) {
+	var all []arrival
+	for _, text := range payloads {
+		all = append(all, arrival{[]byte(text), knock.Path{From: netip.AddrPortFrom(from, 9)}, rank})
+	}
+	p.put(&s.queue, s, s.opener.Load(), all)
+}
+
+// all is what waits at a socket, in no order.
+func (s *socket) all() (all []*waiting) {
+	for _, c := range []*class{s.queue.shown, s.queue.claimed} {
+		if c != nil {
+			all = append(all, slices.Concat(c.lanes[:]...)...)
+		}
+	}
+	return all
+}
+
+// However long each Open takes and however many run, what it accepts is heard once, that
+// of a source at a place in the order in which it came, with times that never go back, and
+// not before Open has returned.
 func TestOrder(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		takes := rapid.SliceOfN(rapid.IntRange(0, 50), 1, 60).Draw(r, "takes")
 		runners := rapid.IntRange(1, 5).Draw(r, "runners")
 		sockets := []*socket{listenedTo(), listenedTo(), listenedTo()}
-		var want, got []any
+		at := rapid.SliceOfN(rapid.IntRange(0, 2), 60, 60).Draw(r, "sockets")
+		var want, got [3][]any
 		var last time.Time
 		synctest.Test(t, func(t *testing.T) {
 			var p pool
@@ -57,9 +76,9 @@ func TestOrder(t *testing.T) {
 						t.Errorf("%v was heard after what came later", h.Said)
 					}
 					last = h.Time
-				}
-				for _, h := range all {
-					got = append(got, h.Said)
+					var i int
+					_, _ = fmt.Sscanf(h.Said.(string), "%d", &i)
+					got[at[i]] = append(got[at[i]], h.Said)
 				}
 			})
 			var running sync.WaitGroup
@@ -79,9 +98,9 @@ func TestOrder(t *testing.T) {
 				if ms%7 == 3 {
 					text = "nothing " + text
 				} else {
-					want = append(want, text)
+					want[at[i]] = append(want[at[i]], text)
 				}
-				p.come(sockets[i%len(sockets)], text)
+				p.come(sockets[at[i]], text)
 				time.Sleep(time.Duration(i%3) * time.Millisecond)
 			}
 			time.Sleep(time.Minute)
@@ -89,14 +108,14 @@ func TestOrder(t *testing.T) {
 			p.close()
 			running.Wait()
 		})
-		if !slices.Equal(got, want) {
-			r.Fatalf("heard %v, want %v", got, want)
+		if d := cmp.Diff(want, got); d != "" {
+			r.Fatalf("heard at each socket (-want +got):\n%s", d)
 		}
 	})
 }
 
 // A flood at one port takes that port's share and no more; a knock at another port is
-// opened before what came to the first one after it.
+// opened in its turn, which is the next but one.
 func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	var p pool
 	p.init(nil)
@@ -109,30 +128,49 @@ func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 			p.come(other, "knock")
 		}
 	}
-	if len(flooded.waiting) != p.each || p.waiting.Len() != p.each+1 || p.lost() != uint64(flood-p.each) {
-		t.Errorf("%d wait, %d of them at the flooded port, %d lost; want %d, %d, %d",
-			p.waiting.Len(), len(flooded.waiting), p.lost(), p.each+1, p.each, flood-p.each)
+	if len(flooded.all()) != p.each || len(other.all()) != 1 || p.lost() != uint64(flood-p.each) {
+		t.Errorf("%d wait at the flooded port, %d at the other, %d are lost; want %d, 1, %d",
+			len(flooded.all()), len(other.all()), p.lost(), p.each, flood-p.each)
 	}
-	var before, after int
-	seen := false
-	for range p.waiting.Len() {
-		text := string(p.next().datagram.Payload)
-		var i int
-		_, _ = fmt.Sscanf(text, "flood %d", &i)
-		switch {
-		case text == "knock":
-			seen = true
-		case i > flood/2:
-			after++
-			if !seen {
-				t.Fatalf("%q is opened before the knock that came first", text)
-			}
-		default:
-			before++
+	var opened []string
+	for p.turns.Len() > 0 {
+		opened = append(opened, string(p.next().datagram.Payload))
+	}
+	if at := slices.Index(opened, "knock"); at < 0 || at > 1 || len(opened) != p.each+1 {
+		t.Errorf("opened %d, the knock after %d others; want %d, after 1 at most", len(opened), at, p.each+1)
+	}
+}
+
+// A port is busy while more that is Claimed waits than a few, or is just coming.
+func TestBusy(t *testing.T) {
+	var p pool
+	p.init(nil)
+	s := listenedTo()
+	for i := range few {
+		if s.queue.busy(few - i) {
+			t.Errorf("busy with %d that wait and %d that come", i, few-i)
 		}
+		if !s.queue.busy(few - i + 1) {
+			t.Errorf("not busy with %d that wait and %d that come", i, few-i+1)
+		}
+		p.comeFrom(s, netip.MustParseAddr(visitor4), knock.Shown, "shown")
+		p.come(s, "claimed")
 	}
-	if !seen || before+after != p.each {
-		t.Errorf("opened %d before the knock, %d after it, the knock: %v", before, after, seen)
+	p.come(s, "claimed")
+	if !s.queue.busy(0) {
+		t.Errorf("not busy with %d that wait", few+1)
+	}
+	for range 2*few + 1 {
+		p.next()
+	}
+	if s.queue.busy(few) {
+		t.Error("busy with nothing that waits")
+	}
+	for range 2 * few {
+		p.come(s, "claimed")
+	}
+	if p.listen(&s.queue, false); s.queue.busy(few) {
+		t.Error("busy when nothing is heard")
 	}
 }
 
@@ -162,11 +200,15 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 			for range times {
 				p.come(s, "knock")
 				burst(tt.after)
-				at := slices.IndexFunc(s.waiting, func(w *waiting) bool { return string(w.datagram.Payload) == "knock" })
-				if at >= 0 {
-					kept++
-					p.take(s.waiting[at])
-					burst(1)
+				c := s.queue.claimed
+				for i, lane := range c.lanes {
+					at := slices.IndexFunc(lane, func(w *waiting) bool { return string(w.datagram.Payload) == "knock" })
+					if at >= 0 {
+						kept++
+						c.remove(i, at)
+						c.n--
+						burst(1)
+					}
 				}
 			}
 			// The margin is more than five standard deviations.
@@ -222,9 +264,9 @@ func TestSlowGateway(t *testing.T) {
 			synctest.Wait()
 		}
 		// One batch is with heard.
-		if opened < maxHeard || opened > 2*maxHeard || len(s.waiting) != maxWaiting ||
-			opened+len(s.waiting)+int(p.lost()) != sent {
-			t.Errorf("opened %d, %d wait, %d lost of %d", opened, len(s.waiting), p.lost(), sent)
+		if opened < maxHeard || opened > 2*maxHeard || len(s.all()) != maxWaiting ||
+			opened+len(s.all())+int(p.lost()) != sent {
+			t.Errorf("opened %d, %d wait, %d lost of %d", opened, len(s.all()), p.lost(), sent)
 		}
 		close(gate)
 		synctest.Wait()
@@ -244,15 +286,16 @@ func TestForget(t *testing.T) {
 	p.init(nil)
 	s, other := listenedTo(), listenedTo()
 	p.come(s, "being opened", "waits")
-	p.come(other, "of another")
 	w := p.next()
+	p.come(other, "of another")
 	by := s.opener.Load()
-	s.use(nil)
-	p.forget(s)
-	p.put(s, by, []arrival{{payload: []byte("late")}})
+	p.listen(&s.queue, false)
+	if p.put(&s.queue, s, by, []arrival{{payload: []byte("late")}}) {
+		t.Error("what comes late is to be opened")
+	}
 	p.finish(w, knock.Heard{}, true)
-	if p.waiting.Len() != 1 || len(s.waiting) != 0 || len(p.told) != 0 {
-		t.Errorf("%d wait, %d of them at the port, %d are to be heard; want 1, 0, 0", p.waiting.Len(), len(s.waiting), len(p.told))
+	if len(other.all()) != 1 || len(s.all()) != 0 || len(p.told) != 0 {
+		t.Errorf("%d wait at the other port, %d at this, %d are to be heard; want 1, 0, 0", len(other.all()), len(s.all()), len(p.told))
 	}
 	by = other.opener.Load()
 	other.use(&words{})
@@ -279,9 +322,11 @@ func TestCosts(t *testing.T) {
 		b.headers[i].SetControllen(copy(unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlSize), h))
 	}
 	const rounds = 20
+	sock := listenedTo()
+	sock.port = 59000
 	if got := testing.AllocsPerRun(rounds, func() {
-		if foreign, strange := b.sift(59000, by, atOnce); foreign != atOnce || strange != 0 {
-			t.Fatalf("%d foreign, %d strange, want %d and none", foreign, strange, atOnce)
+		if got := b.sift(sock, by, atOnce); got != (tally{foreign: atOnce}) {
+			t.Fatalf("%+v, want %d foreign ones", got, atOnce)
 		}
 	}); got != 0 {
 		t.Errorf("%v allocations for %d datagrams that are nothing", got, atOnce)
@@ -290,15 +335,35 @@ func TestCosts(t *testing.T) {
 		t.Errorf("%d glances at %d datagrams", got, (rounds+1)*atOnce)
 	}
 
+	var real *socket
+	s.gateway.Do(func() (err error) { real, err = open(59001); return err })
+	defer real.file.Close()
+	var all tally
+	if got := testing.AllocsPerRun(rounds, func() {
+		for i := range atOnce {
+			b.headers[i].length = 7
+			copy(b.payloads[i][:], "ask:who")
+		}
+		real.replies.spread.from = time.Time{}.Add(time.Duration(all.replied)) // another second
+		got := b.sift(real, by, atOnce)
+		all.replied += got.replied
+	}); got != 0 || all != (tally{replied: (rounds + 1) * atOnce}) {
+		t.Errorf("%v allocations for %d answers; all: %+v", got, atOnce, all)
+	}
+	for i := range atOnce {
+		b.headers[i].length = Longest
+		b.headers[i].SetControllen(unix.CmsgSpace(unix.SizeofInet6Pktinfo))
+	}
+
 	for _, each := range []int{minWaiting, maxWaiting} {
 		var p pool
 		p.init(nil)
 		p.each = each
 		sock := listenedTo()
-		if b.sift(59000, sock.opener.Load(), atOnce); len(b.come) != atOnce {
+		if b.sift(sock, sock.opener.Load(), atOnce); len(b.come) != atOnce {
 			t.Fatalf("%d came, want %d", len(b.come), atOnce)
 		}
-		round := func() { p.put(sock, sock.opener.Load(), b.come) }
+		round := func() { p.put(&sock.queue, sock, sock.opener.Load(), b.come) }
 		for range 10 * maxWaiting / atOnce {
 			round()
 		}
@@ -306,11 +371,11 @@ func TestCosts(t *testing.T) {
 			t.Errorf("with %d waiting, %v allocations for %d more", each, got, atOnce)
 		}
 		memory := 0
-		for _, w := range sock.waiting {
+		for _, w := range sock.all() {
 			memory += cap(w.datagram.Payload)
 		}
-		if len(sock.waiting) != each || memory > each*Longest {
-			t.Errorf("%d wait, with %d bytes; want %d, with %d", len(sock.waiting), memory, each, each*Longest)
+		if len(sock.all()) != each || memory > each*Longest {
+			t.Errorf("%d wait, with %d bytes; want %d, with %d", len(sock.all()), memory, each, each*Longest)
 		}
 	}
 }
@@ -326,7 +391,7 @@ func TestOverrunAndBehind(t *testing.T) {
 	if s.listener.Behind() {
 		t.Error("behind, with nothing that waits")
 	}
-	const sent = 5000
+	const sent = 20_000
 	for range sent {
 		send(t, c, gateway4+":59000", "x")
 	}

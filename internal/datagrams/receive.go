@@ -37,7 +37,10 @@ type batch struct {
 	names    [atOnce]unix.RawSockaddrInet6 // has room for one of IPv4
 	controls [atOnce][controlSize / 8]uint64
 	payloads [atOnce][Longest]byte
-	come     []arrival // what may be for the opener
+	come     []arrival // what is not Junk
+	replies  []header  // what a glance answers, in the same buffers
+	answer   [LongestAnswer]byte
+	send     func(fd uintptr) // sendReplies, which takes memory only once so
 }
 
 // header is struct mmsghdr, recvmmsg(2).
@@ -50,18 +53,19 @@ type header struct {
 type arrival struct {
 	payload []byte
 	path    knock.Path
+	rank    knock.Rank
 }
 
 func newBatch() *batch {
-	b := &batch{come: make([]arrival, 0, atOnce)}
+	b := &batch{come: make([]arrival, 0, atOnce), replies: make([]header, 0, atOnce)}
 	for i := range b.headers {
 		h := &b.headers[i]
 		b.parts[i].Base = &b.payloads[i][0]
-		b.parts[i].SetLen(Longest)
 		h.Iov, h.Control = &b.parts[i], (*byte)(unsafe.Pointer(&b.controls[i]))
 		h.Name = (*byte)(unsafe.Pointer(&b.names[i]))
 		h.SetIovlen(1)
 	}
+	b.send = b.sendReplies
 	return b
 }
 
@@ -71,6 +75,7 @@ func (b *batch) read(fd uintptr) (int, unix.Errno) {
 		h := &b.headers[i]
 		h.Namelen, h.Flags = unix.SizeofSockaddrInet6, 0
 		h.SetControllen(controlSize)
+		b.parts[i].SetLen(Longest)
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.headers)), atOnce, unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
@@ -119,58 +124,94 @@ func (l *Listener) dies(s *socket, err error) {
 	s.dead.Store(true)
 }
 
-// sift passes on those of the n datagrams in a batch that may be a knock.
+// sift passes on those of the n datagrams in a batch that may be a knock, and answers
+// those that a glance answers.
 func (l *Listener) sift(s *socket, b *batch, n int) {
 	by := s.opener.Load()
 	if by == nil {
 		l.foreign.Add(uint64(n))
 		return
 	}
-	foreign, strange := b.sift(s.port, by, n)
-	l.foreign.Add(foreign)
-	l.strange.Add(strange)
+	t := b.sift(s, by, n)
+	l.foreign.Add(t.foreign)
+	l.strange.Add(t.strange)
+	l.withheld.Add(t.withheld)
+	l.replied.Add(t.replied)
 	if len(b.come) > 0 {
-		l.pool.put(s, by, b.come)
+		l.pool.put(&s.queue, s, by, b.come)
 	}
 }
 
-// sift sets come to those of the first n that may be a knock at p, and counts the others.
-func (b *batch) sift(p uint16, by knock.Opener, n int) (foreign, strange uint64) {
-	b.come = b.come[:0]
+// tally is what became of the datagrams of a batch that do not wait to be opened.
+type tally struct{ foreign, strange, replied, withheld uint64 }
+
+// sift sets come to those of the first n that are not Junk, and sends the answers to
+// those that are.
+func (b *batch) sift(s *socket, by knock.Opener, n int) (t tally) {
+	b.come, b.replies = b.come[:0], b.replies[:0]
+	claimed, now := 0, time.Now()
 	for i := range n {
 		h := &b.headers[i]
+		way, ok := b.way(i)
+		if !ok || h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+			t.strange++
+			continue
+		}
 		payload := b.payloads[i][:min(h.length, Longest)]
-		if h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-			strange++
-			continue
+		room := min(len(payload), LongestAnswer)
+		rank, answer := by.Glance(way.from.Addr(), payload, s.queue.busy(claimed), b.answer[:room:room])
+		switch {
+		case rank != knock.Junk:
+			b.come = append(b.come, arrival{payload, way.path(s.port), rank})
+			if rank == knock.Claimed {
+				claimed++
+			}
+		case answer <= 0:
+			t.foreign++
+		case answer > room || !s.replies.may(way.from.Addr(), now):
+			t.withheld++
+		default:
+			t.replied++
+			b.reply(i, way, answer)
 		}
-		path, ok := b.path(i, p)
-		if !ok {
-			strange++
-			continue
-		}
-		if rank, _ := by.Glance(path.From.Addr().WithZone(""), payload, false, nil); rank == knock.Junk {
-			foreign++
-			continue
-		}
-		b.come = append(b.come, arrival{payload, path})
 	}
-	return foreign, strange
+	if len(b.replies) > 0 {
+		_ = s.raw.Control(b.send)
+	}
+	return t
 }
 
-// path returns the way that datagram i came to port p; false: nobody can have sent it, or
-// it was not for this machine alone.
-func (b *batch) path(i int, p uint16) (knock.Path, bool) {
-	from := source(&b.names[i])
-	to, link, ok := b.destination(i)
-	if !ok || from.Port() == 0 || from.Addr().Is4() != to.Is4() || from.Addr() == to ||
-		!single(from.Addr()) || !single(to) || from.Addr().IsLoopback() {
-		return knock.Path{}, false
+// way is how a datagram came, before addresses have zones, which take memory.
+type way struct {
+	from netip.AddrPort
+	to   netip.Addr
+	link int // the interface
+}
+
+// way returns how datagram i came; false: nobody can have sent it, or it was not for this
+// machine alone.
+func (b *batch) way(i int) (w way, ok bool) {
+	w.from = source(&b.names[i])
+	w.to, w.link, ok = b.destination(i)
+	from := w.from.Addr()
+	return w, ok && w.from.Port() != 0 && from.Is4() == w.to.Is4() && from != w.to &&
+		single(from) && single(w.to) && !from.IsLoopback()
+}
+
+// path is the way to a port, with zones. The interface is the zone of both addresses: a
+// link-local address means something there alone.
+func (w way) path(p uint16) knock.Path {
+	zoned := func(a netip.Addr) netip.Addr {
+		if a.Is6() && a.IsLinkLocalUnicast() {
+			return a.WithZone(strconv.Itoa(w.link))
+		}
+		return a
 	}
-	if to.IsLinkLocalUnicast() && to.Is6() {
-		to = to.WithZone(strconv.Itoa(link))
+	return knock.Path{
+		From: netip.AddrPortFrom(zoned(w.from.Addr()), w.from.Port()),
+		To:   netip.AddrPortFrom(zoned(w.to), p),
+		If:   w.link,
 	}
-	return knock.Path{From: from, To: netip.AddrPortFrom(to, p), If: link}, true
 }
 
 // single says whether an address is that of a single machine. A network's broadcast
@@ -179,8 +220,7 @@ func single(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// source returns the sender's address, with the number of its interface as the zone of a
-// link-local one. An IPv4-mapped one is an IPv4 address.
+// source returns the sender's address. An IPv4-mapped one is an IPv4 address.
 func source(name *unix.RawSockaddrInet6) netip.AddrPort {
 	number := func(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 	switch name.Family {
@@ -188,11 +228,7 @@ func source(name *unix.RawSockaddrInet6) netip.AddrPort {
 		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
 		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), number(&four.Port))
 	case unix.AF_INET6:
-		a := netip.AddrFrom16(name.Addr).Unmap()
-		if name.Scope_id != 0 && a.Is6() {
-			a = a.WithZone(strconv.FormatUint(uint64(name.Scope_id), 10))
-		}
-		return netip.AddrPortFrom(a, number(&name.Port))
+		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), number(&name.Port))
 	}
 	return netip.AddrPort{}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/doorward/doorward/internal/knock"
@@ -49,7 +50,7 @@ func hearInSandbox() error {
 	record := newRecord()
 	l := New(slog.New(slog.NewTextHandler(os.Stdout, nil)), record.add)
 	defer l.Close()
-	if err := l.Set(map[uint16]knock.Opener{62: &words{}, 59000: nil}); err != nil {
+	if err := l.Set(overUDP(map[uint16]knock.Opener{62: &words{}, 59000: nil})); err != nil {
 		return err
 	}
 	me := netip.AddrPortFrom(at, uint16(c.LocalAddr().(*net.UDPAddr).Port))
@@ -64,6 +65,12 @@ func hearInSandbox() error {
 			return fmt.Errorf("counts: %+v, want a strange one and a foreign one", l.Counts())
 		}
 	}
+	sock := l.sockets[62]
+	into := newBatch() // as if it came from elsewhere
+	into.names[0] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: me.Port()>>8 | me.Port()<<8, Addr: at.As16()}
+	into.headers[0].Namelen = unix.SizeofSockaddrInet6
+	into.reply(0, way{from: me, to: at}, copy(into.answer[:], "what"))
+	_ = sock.raw.Control(into.send)
 	if err := l.Answer(knock.Path{From: me, To: netip.AddrPortFrom(at, 62)}, []byte("come in")); err != nil {
 		return err
 	}
@@ -71,9 +78,11 @@ func hearInSandbox() error {
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	n, from, err := c.ReadFromUDPAddrPort(b)
-	if err != nil || string(b[:n]) != "come in" || from.Port() != 62 {
-		return fmt.Errorf("answer %q from %v (%v)", b[:n], from, err)
+	for _, want := range []string{"what", "come in"} {
+		n, from, err := c.ReadFromUDPAddrPort(b)
+		if err != nil || string(b[:n]) != want || from.Port() != 62 {
+			return fmt.Errorf("answer %q from %v (%v), want %q", b[:n], from, err, want)
+		}
 	}
 	fmt.Println("heard and answered, behind:", l.Behind())
 	return nil

@@ -5,9 +5,9 @@ package datagrams
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,11 +31,8 @@ type socket struct {
 	rounds atomic.Uint64          // how often something was read
 	dead   atomic.Bool            // it cannot be read any more
 
-	waiting []*waiting // the pool's, in no order
-
-	mu     sync.Mutex // guards what follows
-	second time.Time  // that sent is counted for
-	sent   int
+	queue   queue // the pool's
+	replies replies
 
 	waited  bool   // datagrams waited when Behind was last asked; the listener's
 	asked   uint64 // rounds at that time
@@ -53,6 +50,9 @@ func (s *socket) use(by knock.Opener) {
 	}
 	s.opener.Store(&glance{by})
 }
+
+// opened has nothing to do: UDP waits for nobody.
+func (s *socket) opened(bool) {}
 
 // open makes a socket that has the port for both families, or for IPv4 alone on a
 // machine without IPv6.
@@ -77,6 +77,7 @@ func openFor(family int, p uint16) (*socket, error) {
 		return nil, err
 	}
 	s := &socket{port: p, four: family == unix.AF_INET, file: os.NewFile(uintptr(fd), strconv.Itoa(int(p))+"/udp")}
+	s.queue.place = knock.Place{Medium: knock.Datagrams, Port: p}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, s.file.Close())
 	}
@@ -131,16 +132,7 @@ func (s *socket) keep(size int) {
 	})
 }
 
-// mayAnswer allows answersPerSecond in each second.
-func (s *socket) mayAnswer(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now.Sub(s.second) >= time.Second {
-		s.second, s.sent = now, 0
-	}
-	s.sent++
-	return s.sent <= answersPerSecond
-}
+func (s *socket) mayAnswer(source netip.Addr, now time.Time) bool { return s.replies.may(source, now) }
 
 // send sends a datagram the way back, from the address that was asked. The routes decide
 // on the interface, except where addresses mean nothing without one. The datagram may be

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limit is how many files this process may have open: RLIMIT_NOFILE,
-// getrlimit(2), which Go has raised as far as the process may.
+// Limit returns how many files this process may have open: RLIMIT_NOFILE of
+// getrlimit(2), which Go has raised as far as it may.
 func Limit() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

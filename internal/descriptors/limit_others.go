@@ -2,5 +2,5 @@
 
 package descriptors
 
-// Limit is not asked for: the daemon runs on Linux.
+// Limit returns Few; the daemon runs on Linux only.
 func Limit() int { return Few }

@@ -17,7 +17,7 @@ var (
 	ssh     = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Hour, ForAll: true, Service: true, Logins: true}
 )
 
-// tell writes effects as a line each, as the tests below read them.
+// tell returns effects in words, a line each, as the tests below expect them.
 func tell(now time.Time, effects []Effect) string {
 	var b strings.Builder
 	for _, e := range effects {
@@ -53,7 +53,7 @@ func tell(now time.Time, effects []Effect) string {
 	return b.String()
 }
 
-// scene is a door and what was done to it; at moves the time.
+// scene is a door and the present time, which at sets.
 type scene struct {
 	t    *testing.T
 	door *Door
@@ -112,7 +112,7 @@ func TestFromKnockToIdle(t *testing.T) {
 		"drop 192.0.2.2 by touch",
 		"record expired | 192.0.2.2 | it expired",
 		"look")
-	// The login of 7:50 is a minute old; nobody has come since.
+	// The login of 7:50 is a minute old; nobody has logged in since.
 	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}))
 	s.at(time.Hour)
 	s.want(s.door.Tick(s.now), "look")
@@ -120,7 +120,7 @@ func TestFromKnockToIdle(t *testing.T) {
 	s.state(Open)
 	s.at(time.Hour + 10*time.Second)
 	if at, _ := s.door.Next(); at.After(s.now) {
-		t.Errorf("the door wants to look at %s, after it is idle", at)
+		t.Errorf("the door wants to look at %s, when it is idle already", at)
 	}
 	s.want(s.door.Tick(s.now), "look")
 	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "clear", "end flows of any", "stop")
@@ -190,7 +190,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 	s.want(s.door.Runs(s.now))
 	s.state(Open)
 	if got, want := s.door.Saved().Opened, start; !got.Equal(want) {
-		t.Errorf("opened at %s, want %s: a repair is no opening", got, want)
+		t.Errorf("opened at %s, want %s: a repair is not an opening", got, want)
 	}
 	s.at(20*time.Minute + 9*time.Second)
 	s.want(s.door.Stopped(s.now, "signal 9"), "clear", "end flows of any", "stop",
@@ -240,20 +240,20 @@ func TestAnOperatorArmsInSpiteOfMissingLogData(t *testing.T) {
 	s.state(Dark)
 	s.want(s.door.Seen(s.now, Seen{NoData: "no log data"}))
 	s.state(Dark)
-	// Once there was log data again, its loss counts again.
+	// Once there has been log data again, its loss counts again.
 	s.want(s.door.Seen(s.now, Seen{}))
 	s.door.Seen(s.now, Seen{NoData: "no log data"})
 	s.state(Failsafe)
 }
 
-func TestBeforeTheFirstLookTheDoorIsDeaf(t *testing.T) {
+func TestBeforeTheFirstLookTheDoorIgnoresKnocks(t *testing.T) {
 	d := New(ssh, Saved{}, start)
 	if !d.Deaf("touch", visitor) {
-		t.Error("a door that does not know yet whether there is log data hears a knock")
+		t.Error("a door that does not know yet whether there is log data does not ignore knocks")
 	}
 	d.Seen(start, Seen{})
 	if d.Deaf("touch", visitor) {
-		t.Error("after the first look it is still deaf")
+		t.Error("after the first look it still ignores knocks")
 	}
 }
 
@@ -285,18 +285,18 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.state(Closing)
 }
 
-func TestADoorThatLooksElsewhereLooksAtOnceAndHearsOn(t *testing.T) {
+func TestADoorThatLooksElsewhereLooksAtOnceAndStillHears(t *testing.T) {
 	s := newScene(t, ssh)
 	s.at(10 * time.Second)
 	s.want(s.door.LookElsewhere(s.now))
 	if s.door.Deaf("touch", visitor) {
-		t.Error("a new place for logins makes the door deaf until it was looked at")
+		t.Error("with a new place for logins the door ignores knocks until it has looked there")
 	}
 	s.want(s.door.Tick(s.now), "look")
 }
 
-// A door that reads logins no more does not wait for log data, neither when it is
-// told so nor when it begins so.
+// A door that no longer reads logins does not wait for log data, neither after the
+// change nor after a restart.
 func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
 	blind := ssh
 	blind.Logins = false
@@ -312,7 +312,7 @@ func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
 		t.Error("the door ignores knocks")
 	}
 	if d := New(blind, saved, s.now); d.Saved().State != Dark || d.Mute("touch") {
-		t.Errorf("after a restart the door is %s, deaf: %v; want dark and not deaf", d.Saved().State, d.Mute("touch"))
+		t.Errorf("after a restart the door is %s, deaf: %v; want dark, and hearing knocks", d.Saved().State, d.Mute("touch"))
 	}
 }
 
@@ -321,7 +321,7 @@ func TestPenalties(t *testing.T) {
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched 59001", Penalty: 5 * time.Minute}),
 		"punish 192.0.2.2 5m0s", "record refused | 192.0.2.2 | touch | touched 59001")
 	if !s.door.Deaf("touch", visitor) || s.door.Deaf("touch", other) {
-		t.Error("the penalty is the visitor's, and nobody else's")
+		t.Error("somebody other than the visitor is penalised, or the visitor is not")
 	}
 	s.at(5*time.Minute - 1)
 	s.want(s.door.Tick(s.now), "look")
@@ -331,7 +331,7 @@ func TestPenalties(t *testing.T) {
 	s.at(5 * time.Minute)
 	s.want(s.door.Tick(s.now), "over 192.0.2.2")
 	if s.door.Deaf("touch", visitor) {
-		t.Error("the penalty stands for longer than was said")
+		t.Error("the penalty lasts longer than was said")
 	}
 }
 
@@ -339,14 +339,14 @@ func TestAPenaltyForEverybody(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Wrong(s.now, Wrong{Proven: true, Source: Any, By: "touch", Reason: "touched 59001", Penalty: time.Minute})
 	if !s.door.Mute("touch") || !s.door.Deaf("touch", visitor) {
-		t.Error("everybody is penalised, and yet the door hears")
+		t.Error("everybody is penalised, and yet the door hears a knock")
 	}
 	s.at(time.Minute)
 	s.want(s.door.Tick(s.now), "pardon any", "record armed | the penalty has ended", "look")
 }
 
-// With scope = "door", as in the article, the door stands open to everybody
-// until it goes dark: presence draws the kernel's grant out.
+// With scope = "door", as in the article, the door is open to everybody until it goes
+// dark: presence prolongs the kernel's grant.
 func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: Any, By: "touch", Reason: "touched 1"})
@@ -356,7 +356,7 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 		"keep any by touch",
 		"record granted | any | touch | touched 1")
 	if !s.door.Deaf("touch", Any) || s.door.Deaf("touch", visitor) {
-		t.Error("while the door is open, everybody's knock is not heard, a visitor's own is")
+		t.Error("while the door is open, everybody's knock is to be ignored, and a visitor's own heard")
 	}
 	s.at(10 * time.Minute)
 	s.want(s.door.Tick(s.now), "look")
@@ -387,7 +387,7 @@ func TestLastOneOut(t *testing.T) {
 	}
 	s.want(effects, "give 192.0.2.2 10m0s", "keep 192.0.2.2 by operator alice",
 		"record granted | 192.0.2.2 | operator alice | by operator alice")
-	// The re-knock refreshes its own claim; the kernel's grant stays the longest.
+	// Another knock renews its own claim; the kernel's grant lasts as long as the longest.
 	s.at(10 * time.Second)
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}),
 		"give 192.0.2.2 9m50s", "keep 192.0.2.2 by touch", "record granted | 192.0.2.2 | touch | touched 1")
@@ -396,7 +396,7 @@ func TestLastOneOut(t *testing.T) {
 		t.Errorf("revoke: %v\n%s", had, tell(s.now, effects))
 	}
 	if _, had := s.door.Revoke(s.now, visitor, "operator bob"); had {
-		t.Error("a grant that is revoked is there to be revoked again")
+		t.Error("a grant that was revoked can be revoked again")
 	}
 }
 
@@ -438,6 +438,6 @@ func TestALoginCountsOnceWhateverTheClockDoesLater(t *testing.T) {
 	s.at(59 * time.Minute)
 	s.door.Seen(s.now, Seen{Login: login})
 	if got, want := s.door.View(s.now).DarkAt, start.Add(time.Hour); !got.Equal(want) {
-		t.Errorf("dark at %s, want %s: one login was taken for two", got, want)
+		t.Errorf("dark at %s, want %s: one login was counted twice", got, want)
 	}
 }

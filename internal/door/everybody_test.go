@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Everybody is said by name: no address comes to it, and no prefix that is parsed,
-// made or masked.
+// Everybody has to be named: no address becomes it, nor any prefix that is parsed, made
+// or masked.
 func TestEverybodyHasToBeSaid(t *testing.T) {
 	if Any == (netip.Prefix{}) || Any.IsValid() || !Somebody(Any) {
 		t.Errorf("everybody is %#v", Any)
@@ -31,8 +31,8 @@ func TestEverybodyHasToBeSaid(t *testing.T) {
 	})
 }
 
-// Who nobody can come from is let in and penalised in no way, and named in no
-// effect but the one that takes from the kernel what it should not have.
+// A source that nobody can come from is never let in or penalised, and named in no effect
+// but the one that takes from the kernel what it should not have.
 func TestNobodyHasNothing(t *testing.T) {
 	for _, who := range nobodies {
 		t.Run(who.String(), func(t *testing.T) {
@@ -74,7 +74,7 @@ func everybody(t *testing.T) *scene {
 	return s
 }
 
-// What an operator takes from everybody does not come back with the next look.
+// A grant that an operator revokes from everybody does not come back with the next look.
 func TestRevokedFromEverybodyStaysRevoked(t *testing.T) {
 	s := everybody(t)
 	if _, had := s.door.Revoke(s.now, Any, "operator"); !had {
@@ -104,8 +104,7 @@ func TestEverybodyKnocksAtADoorThatIsOpenForOne(t *testing.T) {
 	s.want(s.door.Seen(s.now, Seen{Connections: 1}), "give any 1h0m0s", "keep any by presence")
 }
 
-// The grant that presence draws out is not cut short by an operator's new,
-// shorter one.
+// The grant that presence prolongs is not cut short by an operator's new, shorter one.
 func TestAnOperatorDoesNotShortenWhatPresenceDrewOut(t *testing.T) {
 	s := everybody(t)
 	for range 2 {
@@ -119,8 +118,8 @@ func TestAnOperatorDoesNotShortenWhatPresenceDrewOut(t *testing.T) {
 	}
 }
 
-// A service that does not stop keeps no visitor out: neither who knocked while
-// it was to stop, nor who knocks afterwards.
+// A service that does not stop keeps no visitor out: neither those who knocked while it
+// was to stop, nor those who knock afterwards.
 func TestAKnockWhileAServiceDoesNotStop(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")

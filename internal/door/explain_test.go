@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// told are the covers and the penalties of a source, a line each.
+// told returns what Explain says of a source: its covers and penalties, a line each.
 func (s *scene) told(source netip.Prefix) []string {
 	var all []string
 	of := s.door.Explain(s.now, source)
@@ -28,13 +28,13 @@ func (s *scene) told(source netip.Prefix) []string {
 func (s *scene) wantTold(source netip.Prefix, want ...string) {
 	s.t.Helper()
 	if d := cmp.Diff(want, s.told(source), cmpopts.EquateEmpty()); d != "" {
-		s.t.Errorf("after %s, of %s is told (-want +got):\n%s", s.now.Sub(start), SourceString(source), d)
+		s.t.Errorf("after %s, of %s Explain says (-want +got):\n%s", s.now.Sub(start), SourceString(source), d)
 	}
 }
 
-// Whatever lets an address in is told, and nothing else: its own grant, those of
+// Explain names whatever lets an address in, and nothing else: its own grant, those of
 // prefixes of any length, and everybody's, each with all who gave it.
-func TestExplainTellsEveryGrantThatCovers(t *testing.T) {
+func TestExplainNamesEveryGrantThatCovers(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", OpenFor: time.Minute, Idle: time.Hour, ForAll: true})
 	s.wantTold(visitor)
 	for _, g := range []struct{ source, by string }{
@@ -49,7 +49,7 @@ func TestExplainTellsEveryGrantThatCovers(t *testing.T) {
 	s.wantTold(other, "in by 2001:db8::/33 operator 10m0s")
 	s.wantTold(netip.MustParsePrefix("192.0.2.0/25"), "in by 192.0.0.0/8 other 10m0s", "in by 192.0.2.0/24 operator 10m0s")
 	s.wantTold(Any)
-	s.at(time.Minute) // no Tick has come to it yet
+	s.at(time.Minute) // no Tick has ended it yet
 	s.wantTold(Source(netip.MustParseAddr("192.0.2.9")), "in by 192.0.0.0/8 other 9m0s", "in by 192.0.2.0/24 operator 9m0s")
 	s.door.Knock(s.now, Knock{Source: Any, By: "touch"})
 	s.wantTold(Any, "in by any touch 1h0m0s")
@@ -58,8 +58,9 @@ func TestExplainTellsEveryGrantThatCovers(t *testing.T) {
 	s.wantTold(visitor, "in by any touch 51m0s")
 }
 
-// Whatever has a source ignored is told: its own penalty, its networks', everybody's.
-func TestExplainTellsEveryPenaltyThatCounts(t *testing.T) {
+// Explain names all penalties because of which a source is ignored: its own, those of its
+// networks, everybody's.
+func TestExplainNamesEveryPenaltyThatCounts(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", OpenFor: time.Minute, Idle: time.Hour})
 	s.wrong(visitor)
 	s.door.Wrong(s.now, Wrong{Name: "word", Proven: true, Source: visitor, By: "word", Penalty: time.Hour})
@@ -71,14 +72,14 @@ func TestExplainTellsEveryPenaltyThatCounts(t *testing.T) {
 	s.wantTold(lan(1, 0), "ignored by touch as 2001:db8:1::/56 5m0s", "ignored by touch as 2001:db8:1::/64 5m0s")
 	s.wantTold(lan(1, wrong56), "ignored by touch as 2001:db8:1::/56 5m0s")
 	s.wantTold(lan(1, 1<<8))
-	s.at(5 * time.Minute) // no Tick has come to it yet
+	s.at(5 * time.Minute) // no Tick has ended it yet
 	s.wantTold(lan(1, 0))
 	s.door.Wrong(s.now, Wrong{Name: "touch", Proven: true, Source: Any, By: "touch", Penalty: time.Minute})
 	s.wantTold(visitor, "ignored by touch as any 1m0s", "ignored by word as 192.0.2.2 55m0s")
 }
 
-// Who waits for the service is told to wait, and who waits for everybody waits for each.
-func TestExplainTellsWhoWaits(t *testing.T) {
+// Explain says that a source waits for the service; if everybody waits, each source does.
+func TestExplainSaysWhoWaits(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	s.wantTold(visitor, "waits")

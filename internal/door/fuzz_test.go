@@ -9,9 +9,8 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// FuzzDoor drives a door by bytes through the world of the properties, with
-// restarts, and holds what holds there. Coverage leads it to states that drawn
-// walks seldom come to.
+// FuzzDoor has bytes drive a door through the world of the properties, with restarts, and
+// checks the same as they do. Coverage leads it to states that random walks seldom reach.
 func FuzzDoor(f *testing.F) {
 	const rules = "\x3c\x01\x01\x00" // idle 60 s, a service, logins
 	for _, s := range []string{
@@ -79,7 +78,7 @@ func (d *driver) step() {
 		d.apply()
 	case 7:
 		d.order()
-	case 8: // exactly to the next turn that the door asks for
+	case 8: // until exactly the next turn that the door asks for
 		if at, ok := w.door.Next(); ok {
 			w.now = at
 		}
@@ -132,7 +131,7 @@ func (d *driver) seen() {
 	d.carry(d.w.door.Seen(d.w.now, seen))
 }
 
-// answer is the service manager's word on the last order.
+// answer gives the service manager's answer to the last order.
 func (d *driver) answer() {
 	w, op := d.w, d.w.op
 	if op == nil {
@@ -155,7 +154,7 @@ func (d *driver) answer() {
 	}
 }
 
-// ends is a service that ends unasked: it dies, or others stop it.
+// ends has the service end unasked: it dies, or others stop it.
 func (d *driver) ends() {
 	if d.c.Bool() {
 		d.carry(d.w.door.Halted(d.w.now))
@@ -186,8 +185,8 @@ func (d *driver) order() {
 	}
 }
 
-// restart is a daemon that ends and another that begins: what was saved comes
-// back, grants only where the door was open, and the service is as it is.
+// restart ends the daemon and starts another: what was saved comes back, grants only if
+// the door was open, and the service stays as it is.
 func (d *driver) restart() {
 	w := d.w
 	v := w.door.View(w.now)

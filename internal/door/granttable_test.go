@@ -27,20 +27,21 @@ func TestSourcesAndTheirEnds(t *testing.T) {
 		t.Errorf("the grant ends at %s, want %s", got, want[0].Until)
 	}
 	if got := s.door.GrantEnd(s.now, Any); !got.IsZero() {
-		t.Errorf("everybody has no grant, and it ends at %s", got)
+		t.Errorf("everybody has no grant, but it ends at %s", got)
 	}
 }
 
-// plain is what the book is, without regard to what it costs.
+// plain is what a grantTable has, kept without regard to cost: the ends of claims, by
+// source and by whom.
 type plain map[netip.Prefix]map[string]time.Time
 
 func (p plain) end(source netip.Prefix) time.Time {
 	return slices.MaxFunc(slices.Collect(maps.Values(p[source])), time.Time.Compare)
 }
 
-// The book agrees with maps, whatever is given, renewed, taken back, ended and
+// The table agrees with maps, whatever is given, renewed, taken back, ended and
 // cleared; its numbers are used again, and nothing is left in it at the end.
-func TestTheBookAgreesWithMaps(t *testing.T) {
+func TestTheGrantTableAgreesWithMaps(t *testing.T) {
 	sources := []netip.Prefix{Any, visitor, other, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64"),
 		netip.MustParsePrefix("192.0.2.0/32"), netip.MustParsePrefix("::/8")}
 	rapid.Check(t, func(t *rapid.T) {
@@ -109,7 +110,7 @@ func TestTheBookAgreesWithMaps(t *testing.T) {
 			b.drop(n)
 		}
 		if len(b.parties.number)+len(b.more)+len(b.ends.heap)+len(b.grants.parts) > 0 {
-			t.Fatalf("all have gone, and left behind is %+v", b)
+			t.Fatalf("all have gone, but left behind is %+v", b)
 		}
 	})
 }
@@ -132,10 +133,10 @@ func agree(t *rapid.T, b *grantTable, now time.Time, want plain) {
 		}
 	}
 	if n, has := b.find(netip.MustParsePrefix("203.0.113.9/32")); has {
-		t.Fatalf("who has no grant is found at %d", n)
+		t.Fatalf("a source without a grant is found at %d", n)
 	}
 	if !maps.EqualFunc(got, want, maps.Equal[map[string]time.Time, map[string]time.Time]) || b.of.used != len(want) {
-		t.Fatalf("the book has %v, want %v", got, want)
+		t.Fatalf("the table has %v, want %v", got, want)
 	}
 	if _, at, ok := b.ends.next(); ok {
 		for source := range want {
@@ -146,7 +147,7 @@ func agree(t *rapid.T, b *grantTable, now time.Time, want plain) {
 	}
 }
 
-// nth is one of many sources.
+// nth returns one of many sources.
 func nth(n int) netip.Prefix {
 	return Source(netip.AddrFrom4([4]byte{198, 18 + byte(n>>16), byte(n >> 8), byte(n)}))
 }
@@ -164,8 +165,8 @@ func crowded(t *testing.T, n int) *scene {
 	return s
 }
 
-// To end one grant, or all of them, has as many effects however many there are, and
-// so many of them as end at once have their turn one part after the other.
+// Ending one grant, or all of them, has no more effects if there are many; and of many
+// that end at once each tick ends a part.
 func TestGrantsCostTheSameHoweverMany(t *testing.T) {
 	for _, n := range []int{1, 1000, 20_000} {
 		s := crowded(t, n)
@@ -173,14 +174,14 @@ func TestGrantsCostTheSameHoweverMany(t *testing.T) {
 			"give 198.18.0.0 30s", "keep 198.18.0.0 by touch", "record granted | 198.18.0.0 | touch | right")
 		s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "record dark | operator | by operator")
 		if v := s.door.View(s.now); v.Granted+len(v.Grants) > 0 || s.door.grants.grants.parts != nil {
-			t.Errorf("the door is dark, and %d have a grant", v.Granted)
+			t.Errorf("the door is dark, but %d sources have a grant", v.Granted)
 		}
 	}
 	const n = 3*endedPerTick + 1
 	s := crowded(t, n)
 	s.at(30 * time.Second)
 	if effects := s.door.Tick(s.now); len(effects) > 2*endedPerTick+1 {
-		t.Errorf("of %d grants that end at once a tick has %d effects", n, len(effects))
+		t.Errorf("if %d grants end at once, a tick has %d effects", n, len(effects))
 	}
 	left, _ := s.door.Grants(s.now, 0, n)
 	late := left[0].Source
@@ -196,7 +197,7 @@ func TestGrantsCostTheSameHoweverMany(t *testing.T) {
 	}
 }
 
-// All grants are in the pages, also when others come and go between two of them.
+// Every grant is in a page, even if others come and go between two pages.
 func TestGrantsByThePage(t *testing.T) {
 	const n = 1000
 	s := crowded(t, n)
@@ -225,7 +226,7 @@ func TestGrantsByThePage(t *testing.T) {
 	}
 }
 
-// Of very many grants and penalties status lists the latest, and how many there are.
+// If there are very many grants and penalties, status lists the latest and counts all.
 func TestStatusListsTheLatest(t *testing.T) {
 	const n = 2*Listed + 5
 	s := crowded(t, n)
@@ -271,7 +272,7 @@ func TestAGrantEndsWithTheKernels(t *testing.T) {
 	}
 }
 
-// BenchmarkGrants gives many grants and says what each takes.
+// BenchmarkGrants gives many grants and reports what each takes.
 func BenchmarkGrants(b *testing.B) {
 	for _, n := range []int{1000, 100_000, 1_000_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
@@ -288,7 +289,7 @@ func BenchmarkGrants(b *testing.B) {
 	}
 }
 
-// live is the memory in use.
+// live returns how much memory is in use.
 func live() uint64 {
 	runtime.GC()
 	var m runtime.MemStats

@@ -7,8 +7,9 @@ import (
 
 const halted = "record repaired | the service was stopped by somebody else while the door is open; "
 
-// Who restarts a service, or stops it and starts it, is no reason to shut the door:
-// it runs when the door says open, and who wants it down is told how.
+// A service that somebody restarts, or stops and starts, is no reason to shut the door.
+// Whenever the door says that it is open the service runs, and the record says how to
+// stop it for good.
 func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(5 * time.Second)
@@ -18,10 +19,10 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 	s.want(s.door.Runs(s.now))
 	s.state(Open)
 	if got := s.door.Saved().Opened; !got.Equal(start) {
-		t.Errorf("opened at %s, want %s: a start after somebody's stop is no opening", got, start)
+		t.Errorf("opened at %s, want %s: a start after somebody's stop is not an opening", got, start)
 	}
 
-	// Somebody goes on: the pauses grow, and the grant stands.
+	// Somebody stops it again and again: the pauses grow, and the grant stays.
 	for _, tt := range []struct{ stop, start time.Duration }{{7, 15}, {16, 35}, {36, 75}, {76, 135}, {136, 195}} {
 		s.at(tt.stop * time.Second)
 		s.door.Tick(s.now)
@@ -33,13 +34,14 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 		s.want(s.door.Runs(s.now))
 		s.state(Open)
 	}
-	// And stops: the next one is the first again.
+	// After a while without that, the next pause is the first again.
 	s.at(300 * time.Second)
 	s.want(s.door.Halted(s.now), "start",
 		halted+`it is started again, and "doorward close ssh" stops it for good`)
 }
 
-// until has the door do what is due until it asks for a start, which must be then.
+// until has the door do what is due until it asks for a start, which must be at the given
+// time.
 func (s *scene) until(after time.Duration) {
 	s.t.Helper()
 	for {
@@ -63,7 +65,7 @@ func (s *scene) until(after time.Duration) {
 	}
 }
 
-// What waits for a stopped service is not kept waiting: a right knock starts it.
+// A visitor does not wait until a pause is over: a right knock starts the service.
 func TestAKnockEndsThePause(t *testing.T) {
 	s := paused(t)
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}), "start")
@@ -102,14 +104,15 @@ func TestAPauseEndsWithTheDoor(t *testing.T) {
 // Somebody else may start it before the door does.
 func TestAPauseEndsWhenOthersStartTheService(t *testing.T) {
 	s := paused(t)
-	s.want(s.door.Halted(s.now)) // it is known
+	s.want(s.door.Halted(s.now)) // the door knows already
 	s.want(s.door.Runs(s.now))
 	s.state(Open)
 	s.at(15 * time.Second)
 	s.want(s.door.Tick(s.now), "look")
 }
 
-// A door whose service is down is idle as any: nobody is in for an hour.
+// A door whose service is down goes dark like any other when nobody has been in for an
+// hour.
 func TestAPauseIsIdle(t *testing.T) {
 	rules := ssh
 	rules.Idle = 12 * time.Second
@@ -127,8 +130,8 @@ func TestAPauseIsIdle(t *testing.T) {
 	s.state(Closing)
 }
 
-// Others' orders come in the way of the door's own start. That is no failure of the
-// service, and who knocked waits for the next.
+// Orders of others can cancel the door's own start. That is no failure of the service,
+// and whoever knocked waits for the next start.
 func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}), "start")
@@ -146,7 +149,7 @@ func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 		"record granted | 192.0.2.2 | touch | touched 1")
 }
 
-// An order is no death, and does not hide one.
+// Others' orders and deaths of the service are counted separately.
 func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(5 * time.Second)
@@ -161,13 +164,13 @@ func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 		"record error | the service keeps dying: signal 9")
 }
 
-// On most machines the service runs before its door is guarded for the first time,
-// and after each boot until somebody disables it: nothing that was put right.
+// On most machines the service runs before its door is guarded for the first time, and
+// after each boot until somebody disables it: to stop it then is not a repair.
 func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Runs(s.now), "stop", "record dark | the service was running when the door was first guarded; stopping it")
 	if !s.door.Saved().Ran {
-		t.Error("that it ran is not kept")
+		t.Error("it is forgotten that the service ran before")
 	}
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; "+
@@ -178,7 +181,8 @@ func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 		`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)
 }
 
-// Who knocked in the pause is waited for, however long nobody was in.
+// A door does not go dark while somebody who knocked in the pause waits, however long
+// nobody has been in.
 func TestAPauseIsNotIdleForWhoWaits(t *testing.T) {
 	rules := ssh
 	rules.Idle = 12 * time.Second
@@ -197,7 +201,7 @@ func TestAPauseIsNotIdleForWhoWaits(t *testing.T) {
 	s.until(26 * time.Second)
 }
 
-// Who knocked while others kept the service down is not let in long after that.
+// Somebody who knocked while others kept the service down is not let in long afterwards.
 func TestNobodyIsWaitedForForLong(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"})
@@ -220,7 +224,7 @@ func TestNobodyIsWaitedForForLong(t *testing.T) {
 	s.want(s.door.Stopped(s.now, ""), "record dark | others kept the service from running")
 }
 
-// So it is where the door was open: it goes on without them.
+// The same goes for a door that was open: it stays open without them.
 func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
 	s := paused(t)
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"})
@@ -232,7 +236,7 @@ func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
 	s.state(Open)
 }
 
-// Everybody's right knock ends the pause as one visitor's does.
+// Everybody's right knock ends the pause, as a visitor's own does.
 func TestEverybodysKnockEndsThePause(t *testing.T) {
 	s := paused(t)
 	if s.door.Deaf("touch", Any) {
@@ -247,8 +251,8 @@ func TestEverybodysKnockEndsThePause(t *testing.T) {
 	s.want(s.door.Seen(s.now, Seen{Connections: 1}), "give any 1h0m0s", "keep any by presence")
 }
 
-// A door is open from when it was, although all grants have run out when its service
-// is started again for a further visitor.
+// A door keeps the time of its opening even if all grants have ended by the time its
+// service is started again for another visitor.
 func TestAKnockAtAnOpenDoorWhoseServiceDiedIsNoOpening(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(40 * time.Second)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// letIn says what let the visitor in since some time ago.
+// letIn returns what let the visitor in who came some time ago.
 func (s *scene) letIn(ago time.Duration, who string) string {
 	l, ok := s.door.LetIn(s.now, s.now.Add(-ago), netip.MustParseAddr(who))
 	if !ok {
@@ -17,8 +17,8 @@ func (s *scene) letIn(ago time.Duration, who string) string {
 	return fmt.Sprintf("%s by %s since %s", SourceString(l.Source), strings.Join(l.Whose, " and "), l.Since.Sub(start))
 }
 
-// What let somebody in is the grant for the fewest, also when it has ended since,
-// and not when it had ended before.
+// What let somebody in is the narrowest grant, even if it has ended since, but not if it
+// had ended before.
 func TestWhatLetSomebodyIn(t *testing.T) {
 	rules := ssh
 	rules.Service = false
@@ -42,10 +42,10 @@ func TestWhatLetSomebodyIn(t *testing.T) {
 	s.door.Open(s.now, visitor, 2*time.Minute, "operator bob (uid 1001)")
 	want(0, "192.0.2.2", "192.0.2.2 by operator bob (uid 1001) and word-2 alice since 1s")
 	if v := s.door.View(s.now); v.Grants[2].Whose != "word-2 alice" || v.Grants[2].By != "word alice" || !v.Grants[2].Since.Equal(start.Add(time.Second)) {
-		t.Errorf("told are %+v", v.Grants)
+		t.Errorf("status has the grants %+v", v.Grants)
 	}
 
-	// Of one that has ended, for who came before that.
+	// A grant that has ended let in those who came before its end.
 	s.door.Revoke(s.now, visitor, "operator")
 	s.door.Revoke(s.now, netip.MustParsePrefix("192.0.2.0/24"), "operator")
 	s.at(5 * time.Second)
@@ -53,7 +53,7 @@ func TestWhatLetSomebodyIn(t *testing.T) {
 	want(2*time.Second, "192.0.2.2", "nothing")
 	want(3*time.Second, "192.0.2.3", "192.0.2.0/24 by operator bob (uid 1001) since 1s")
 
-	// Of everybody's, which those who are in have drawn out, and which ends with the door.
+	// Everybody's grant, which presence has prolonged, ends with the door.
 	s.door.Knock(s.now, Knock{Name: "touch", Source: Any, By: "touch"})
 	s.at(10 * time.Second)
 	s.door.Seen(s.now, Seen{Connections: 1})
@@ -64,7 +64,7 @@ func TestWhatLetSomebodyIn(t *testing.T) {
 	want(0, "2001:db8::9", "nothing")
 }
 
-// What is remembered of grants that have ended is bounded, by their number and by time.
+// Grants that have ended are remembered for some time, and only so many of them.
 func TestEndedGrantsAreForgotten(t *testing.T) {
 	rules := ssh
 	rules.Service = false
@@ -98,6 +98,6 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 	}
 	s.door.Close(s.now, "operator")
 	if got := len(s.door.endedGrants); got != 1+maxEndedAtDark {
-		t.Errorf("of a door that goes dark %d grants are remembered, want %d", got, 1+maxEndedAtDark)
+		t.Errorf("%d grants of a door that goes dark are remembered, want %d", got, 1+maxEndedAtDark)
 	}
 }

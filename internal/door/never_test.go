@@ -33,8 +33,8 @@ func TestFailsafeShutsADoorThatNeverGoesDarkByItself(t *testing.T) {
 	s.state(Failsafe)
 }
 
-// A door that is open to everybody until it goes dark, and is then told never to
-// go dark, is not open to everybody for ever.
+// A door that is open to everybody until it goes dark, and is then configured never to
+// go dark, is not open to everybody forever.
 func TestNothingIsOpenToEverybodyForEver(t *testing.T) {
 	s := everybody(t)
 	s.door.Configure(never)
@@ -44,7 +44,7 @@ func TestNothingIsOpenToEverybodyForEver(t *testing.T) {
 	s.want(s.door.Tick(s.now), "drop any by touch", "record expired | any | it expired", "look")
 	s.state(Open)
 
-	// Nor is one where the knock waited for the service.
+	// Nor is one at which the knock waited for the service.
 	s = newScene(t, ssh)
 	s.want(s.door.Knock(s.now, Knock{Source: Any, By: "touch", Reason: "right"}), "start")
 	s.door.Configure(never)
@@ -58,7 +58,7 @@ func TestNothingIsOpenToEverybodyForEver(t *testing.T) {
 	}
 }
 
-// The other way round, idleness counts from when somebody was last seen.
+// If it is configured to go dark again, idleness counts from when somebody was last seen.
 func TestADoorThatIsToGoDarkByItselfFromNowOn(t *testing.T) {
 	s := opened(t, never)
 	s.at(30 * time.Minute)

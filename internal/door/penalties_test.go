@@ -21,12 +21,12 @@ func lan(site, n int) netip.Prefix {
 	return Source(netip.AddrFrom16(b))
 }
 
-// wrong has a source knock wrong, for a first penalty of five minutes.
+// wrong has a source knock wrong; its first penalty is five minutes.
 func (s *scene) wrong(source netip.Prefix) []Effect {
 	return s.door.Wrong(s.now, Wrong{Name: "touch", Proven: true, Source: source, By: "touch", Reason: "touched another", Penalty: 5 * time.Minute})
 }
 
-// stand are the penalties that stand, as status writes them.
+// stand returns the penalties that are in force, as status has them.
 func (s *scene) stand() []string {
 	var all []string
 	for _, p := range s.door.View(s.now).Penalties {
@@ -53,11 +53,11 @@ func TestPenaltiesGrow(t *testing.T) {
 		s.wrong(visitor)
 		s.wantStand("192.0.2.2 " + want.String())
 	}
-	// A week after the last is over it is forgotten.
+	// The last is forgotten a week after its end.
 	s.now = s.now.Add(24*time.Hour + Remembered - 1)
 	s.want(s.door.Tick(s.now), "over 192.0.2.2")
 	if got := s.door.remembers(); len(got) != 1 {
-		t.Errorf("before the week is over, remembered are %v", got)
+		t.Errorf("before the week is over, %v are remembered", got)
 	}
 	s.now = s.now.Add(1)
 	if at, ok := s.door.Next(); !ok || !at.Equal(s.now) {
@@ -68,7 +68,7 @@ func TestPenaltiesGrow(t *testing.T) {
 	s.wantStand("192.0.2.2 5m0s")
 }
 
-// A knock whose own penalty is longer than a day keeps it.
+// A penalty that is longer than a day from the beginning does not change.
 func TestALongPenaltyStaysAsLong(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	for range 3 {
@@ -79,7 +79,7 @@ func TestALongPenaltyStaysAsLong(t *testing.T) {
 	}
 }
 
-// Everybody's penalty is the article's, always as long.
+// Everybody's penalty is always the same length, as in the article.
 func TestEverybodysPenaltyDoesNotGrow(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	for range 5 {
@@ -89,8 +89,8 @@ func TestEverybodysPenaltyDoesNotGrow(t *testing.T) {
 	}
 }
 
-// Of a source that is penalised nothing is heard; a knock of its that was under
-// way is not wrong once more.
+// A penalised source is ignored, and so a knock that it had begun before is not another
+// wrong one.
 func TestWhatWasNotHeardIsNotWrong(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	s.wrong(visitor)
@@ -99,8 +99,8 @@ func TestWhatWasNotHeardIsNotWrong(t *testing.T) {
 	s.wantStand("192.0.2.2 4m0s")
 }
 
-// A penalty is the knock's own, everybody's too, unless the rules say that it is the
-// door's. One that says no knock, as those of earlier versions, counts for each.
+// A penalty is for one knock, everybody's too, unless the rules say that it is for the
+// whole door. One without a knock, as in earlier versions, counts for each.
 func TestPenaltiesAreAKnocksOwn(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		for _, source := range []netip.Prefix{visitor, other, Any} {
@@ -108,11 +108,11 @@ func TestPenaltiesAreAKnocksOwn(t *testing.T) {
 			s.door.Knock(s.now, Knock{Name: "sealed", Source: source, By: "touch"})
 			s.wrong(source)
 			if source != Any && (!s.door.Deaf("touch", source) || s.door.Deaf("sealed", source) != shared) {
-				t.Errorf("shared: %v; after a wrong touch of %s, touch is deaf: %v, sealed: %v", shared, SourceString(source),
+				t.Errorf("shared: %v; after a wrong touch of %s, touch ignores it: %v, sealed: %v", shared, SourceString(source),
 					s.door.Deaf("touch", source), s.door.Deaf("sealed", source))
 			}
 			if s.door.Mute("touch") != (source == Any) || s.door.Mute("sealed") != (source == Any && shared) {
-				t.Errorf("shared: %v; after a wrong touch of %s, touch is mute: %v, sealed: %v", shared, SourceString(source),
+				t.Errorf("shared: %v; after a wrong touch of %s, touch ignores everybody: %v, sealed: %v", shared, SourceString(source),
 					s.door.Mute("touch"), s.door.Mute("sealed"))
 			}
 			if s.door.Granted() != 1 {
@@ -126,21 +126,21 @@ func TestPenaltiesAreAKnocksOwn(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	s.door.RestorePenalty(s.now, Penalty{Source: visitor, Until: s.now.Add(time.Minute), For: time.Minute, Times: 3})
 	if !s.door.Deaf("touch", visitor) || !s.door.Deaf("sealed", visitor) {
-		t.Error("a penalty that says no knock does not count for each")
+		t.Error("a penalty without a knock does not count for each")
 	}
 	s.at(time.Minute)
 	s.door.Tick(s.now)
 	s.wrong(visitor)
 	s.wantStand("192.0.2.2 40m0s")
 	if s.door.Deaf("sealed", visitor) {
-		t.Error("the next penalty is not the knock's own")
+		t.Error("the next penalty is not for its knock alone")
 	}
 	for n := range 3 {
 		s.wrong(lan(1, n))
 		s.door.Wrong(s.now, Wrong{Name: "sealed", Proven: true, Source: lan(1, 3+n), By: "sealed", Penalty: time.Minute})
 	}
 	if s.door.Deaf("touch", lan(1, 9)) || s.door.Deaf("sealed", lan(1, 9)) {
-		t.Error("three networks at each of two knocks silence all of a /56")
+		t.Error("three networks at each of two knocks have all of a /56 ignored")
 	}
 }
 
@@ -159,26 +159,26 @@ func TestAnIPv6NetworkIsPenalisedAsOneSource(t *testing.T) {
 		t.Error("another address of the same /64 is heard")
 	}
 	if s.door.Deaf("touch", lan(0, 1)) {
-		t.Error("the /64 beside it is not heard")
+		t.Error("the neighbouring /64 is not heard")
 	}
 }
 
-// Four networks of a /56, or sixteen of a /48 wherever they are, penalise all of
-// it; and it stays one source as long as that is remembered.
+// Four penalised networks of a /56, or sixteen anywhere in a /48, have all of it
+// penalised; and it is one source for as long as that is remembered.
 func TestPenaltiesWiden(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	for n := range 3 {
 		s.wrong(lan(1, n))
 	}
 	if s.door.Deaf("touch", lan(1, 3)) {
-		t.Error("three networks of a /56 silence all of it")
+		t.Error("three networks of a /56 have all of it ignored")
 	}
 	s.want(s.wrong(lan(1, 3)), "punish 2001:db8:1:3::/64 5m0s",
 		"record refused | 2001:db8:1:3::1 | touch | touched another; its /64 is penalised",
 		"punish 2001:db8:1::/56 5m0s",
 		"record refused | 2001:db8:1::/56 | touch | 4 of its networks knocked wrong")
 	if !s.door.Deaf("touch", lan(1, 0xff)) || s.door.Deaf("touch", lan(1, 0x100)) {
-		t.Error("four networks of a /56 silence it and nothing else")
+		t.Error("four networks of a /56 must have all of it ignored, and nothing else")
 	}
 	s.at(5 * time.Minute)
 	s.door.Tick(s.now)
@@ -190,11 +190,11 @@ func TestPenaltiesWiden(t *testing.T) {
 		s.wrong(lan(1, n<<8))
 	}
 	if s.door.Deaf("touch", lan(1, 0xffff)) {
-		t.Error("fifteen networks of a /48 silence all of it")
+		t.Error("fifteen networks of a /48 have all of it ignored")
 	}
 	s.wrong(lan(1, 0xf00))
 	if !s.door.Deaf("touch", lan(1, 0xffff)) || s.door.Deaf("touch", lan(2, 0)) {
-		t.Error("sixteen networks of a /48 silence it and nothing else")
+		t.Error("sixteen networks of a /48 must have all of it ignored, and nothing else")
 	}
 	s.at(5 * time.Minute)
 	s.door.Tick(s.now)
@@ -212,7 +212,7 @@ func TestArmForgets(t *testing.T) {
 	s.want(effects, "pardon 2001:db8:1:2::/64", "record armed | 2001:db8:1:2::/64 | operator alice | by operator alice",
 		"pardon 2001:db8:1::/56", "record armed | 2001:db8:1::/56 | operator alice | by operator alice")
 	if !had || s.door.Deaf("touch", lan(1, 2)) || !s.door.Deaf("touch", lan(1, 1)) || !s.door.Deaf("touch", visitor) {
-		t.Error("arming a source ends what covers it, and nothing else")
+		t.Error("arming a source must end all penalties that cover it, and no others")
 	}
 	if _, had := s.door.ArmSource(s.now, lan(1, 2), "operator alice"); had {
 		t.Error("it had a penalty, and has none")
@@ -227,7 +227,7 @@ func TestArmForgets(t *testing.T) {
 	s.wantStand("192.0.2.2 5m0s")
 }
 
-// What a connection has used is not taken back by a wrong knock, which may be a
+// A grant that a connection has used is not taken back by a wrong knock, which may be a
 // neighbour's behind the same address.
 func TestAUsedGrantIsNotTakenBack(t *testing.T) {
 	s := opened(t, ssh)
@@ -237,18 +237,18 @@ func TestAUsedGrantIsNotTakenBack(t *testing.T) {
 	s.at(10 * time.Second)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	if since, _ := s.door.GrantedSince(visitor, "touch"); !since.Equal(start) {
-		t.Errorf("granted anew it is granted since %s, want %s: what used it before has used it", since, start)
+		t.Errorf("when given again it is granted since %s, want %s: an earlier use counts", since, start)
 	}
 	if _, ok := s.door.GrantedSince(visitor, "operator"); ok {
-		t.Error("what a knock earned is an operator's")
+		t.Error("a knock's grant counts as an operator's")
 	}
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute, Used: true}),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another")
 	if len(s.door.View(s.now).Grants) != 1 {
 		t.Error("the grant is gone")
 	}
-	// Whether it was used before a restart is not known from a time that was
-	// prolonged since: not, then.
+	// A grant that was prolonged does not show since when it was given, and so, after a
+	// restart, not whether it was used: it counts as unused.
 	d := New(ssh, s.door.Saved(), s.now)
 	d.Restore(Claim{Source: visitor, By: "touch", Until: s.now.Add(20 * time.Second), For: 30 * time.Second})
 	if since, ok := d.GrantedSince(visitor, "touch"); !ok || !since.Equal(s.now.Add(-10*time.Second)) {
@@ -256,18 +256,18 @@ func TestAUsedGrantIsNotTakenBack(t *testing.T) {
 	}
 	d.Restore(Claim{Source: other, By: "touch", Until: s.now.Add(20 * time.Second)})
 	if since, _ := d.GrantedSince(other, "touch"); since.Before(s.now) {
-		t.Errorf("restored without its length, it is granted since %s: nobody knows", since)
+		t.Errorf("restored without its length, it is granted since %s, want it not known", since)
 	}
 }
 
-// naivePenalty is one source's, as the naive door has it.
+// naivePenalty is a source's penalty, as the model keeps it.
 type naivePenalty struct {
 	until time.Time
 	times int
 }
 
-// A door of penalties alone agrees with one that goes through all of them all
-// the time.
+// The penalties of a door agree with those of a model that goes through all of them each
+// time.
 func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := New(Rules{Name: "ssh", Idle: time.Hour}, Saved{}, start)
@@ -301,7 +301,7 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 			maps.DeleteFunc(known, func(_ netip.Prefix, k naivePenalty) bool { return now.Sub(k.until) >= 7*24*time.Hour })
 			s := rapid.SampledFrom(sources).Draw(t, "source")
 			if deaf := d.Deaf("touch", s); deaf != covered(s) {
-				t.Fatalf("%s is deaf to %s: %v", now.Sub(start), s, deaf)
+				t.Fatalf("after %s the door ignores %s: %v", now.Sub(start), s, deaf)
 			}
 			if !covered(s) && s.Addr().Is4() {
 				punish(s)
@@ -329,14 +329,14 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 				}
 			}
 			if len(d.penalties.of) != len(known) {
-				t.Fatalf("remembered are %v, want %v", d.remembers(), slices.Collect(maps.Keys(known)))
+				t.Fatalf("%v are remembered, want %v", d.remembers(), slices.Collect(maps.Keys(known)))
 			}
 		}
 	})
 }
 
-// What a touch, a wrong knock and a penalty's end look at does not depend on how
-// many penalties there are; what is kept is bounded.
+// A touch, a wrong knock and a penalty's end cost the same however many penalties there
+// are; and the number of those that are kept is bounded.
 func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 	for _, n := range []int{1, 1000, maxPenalties + 1000} {
 		s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
@@ -364,10 +364,10 @@ func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 			t.Errorf("of %d penalties that end at once a tick ends %d", n, len(effects))
 		}
 		if s.wantStand(); s.door.Deaf("touch", lan(0xfff0, 1)) {
-			t.Error("what is over counts until a tick comes to it")
+			t.Error("a penalty that is over counts until a tick has ended it")
 		}
 		if s.calm(); len(ps.stand.heap) != 0 || len(ps.memory.heap) != len(ps.of) {
-			t.Errorf("%d penalties are over, and %d stand", len(ps.of), len(ps.stand.heap))
+			t.Errorf("%d penalties are over, but %d are in force", len(ps.of), len(ps.stand.heap))
 		}
 		s.at(5*time.Minute + Remembered)
 		if s.calm(); len(ps.of)+len(ps.wrong)+len(ps.memory.heap)+len(ps.names) != 0 {
@@ -376,7 +376,7 @@ func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 	}
 }
 
-// calm has the door tick for as long as there is something due.
+// calm has the door tick as long as something is due.
 func (s *scene) calm() (ticks int) {
 	for at, ok := s.door.Next(); ok && !at.After(s.now); at, ok = s.door.Next() {
 		s.door.Tick(s.now)
@@ -385,7 +385,8 @@ func (s *scene) calm() (ticks int) {
 	return ticks
 }
 
-// When there is no room, what is over and remembered goes before what stands.
+// When there is no room, a penalty that is over and remembered is dropped before one that
+// is in force.
 func TestNoRoomForPenalties(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	s.wrong(visitor)

@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// world is what the gateway, the kernel and the disk make of a door's effects,
-// in the plainest way there is.
+// world carries out a door's effects in place of the gateway, the kernel and the disk, in
+// the simplest way possible.
 type world struct {
 	door   *Door
 	now    time.Time
@@ -81,8 +81,8 @@ func (w *world) carry(t tester, effects []Effect) {
 	}
 }
 
-// nobodies are sources that nobody can come from, each the mistake of somebody who
-// reads packets or prefixes.
+// nobodies are sources that nobody can come from, each what a mistake in reading packets
+// or prefixes would make.
 var nobodies = []netip.Prefix{
 	{}, Source(netip.Addr{}), netip.PrefixFrom(netip.MustParseAddr("192.0.2.2"), -1),
 	Source(netip.IPv4Unspecified()), Source(netip.IPv6Unspecified()),
@@ -91,8 +91,8 @@ var nobodies = []netip.Prefix{
 	netip.MustParsePrefix("::ffff:192.0.2.2/128"), netip.MustParsePrefix("192.0.2.2/24"),
 }
 
-// closeWithin shuts a network out, and holds that nothing in it has a grant or waits
-// for one, and that what else lets it in is named.
+// closeWithin shuts a network out, and checks that nothing in it has a grant or waits
+// for one, and that whatever else lets it in is named.
 func (w *world) closeWithin(t tester, network netip.Prefix) {
 	for next, more := 0, true; more; more = next > 0 {
 		var effects []Effect
@@ -122,8 +122,8 @@ func (w *world) closeWithin(t tester, network netip.Prefix) {
 	}
 }
 
-// knock has a source knock right. Where the door is deaf the gateway does not hand
-// the knock over; if it did, that would be told, and no more.
+// knock has a source knock right. If the door ignores knocks the gateway does not hand
+// it over; if it did, that would be recorded, and no more.
 func (w *world) knock(t tester, k Knock) {
 	deaf := w.door.Deaf(k.Name, k.Source)
 	effects := w.door.Knock(w.now, k)
@@ -146,16 +146,16 @@ func (w *world) wrong(t tester, k Wrong) {
 	w.carry(t, effects)
 }
 
-// mustOnlyTell fails for effects that are more than a refusal in the audit trail.
+// mustOnlyTell fails if effects are more than a refusal in the audit trail.
 func mustOnlyTell(t tester, effects []Effect) {
 	for _, e := range effects {
 		if r, told := e.(Record); !told || r.Event != audit.EventRefused {
-			t.Fatalf("what counts for nothing comes to %#v", e)
+			t.Fatalf("an ignored knock has the effect %#v", e)
 		}
 	}
 }
 
-// check holds what must hold after every turn.
+// check checks what must be so after every turn.
 func (w *world) check(t tester) {
 	v := w.door.View(w.now)
 	known := make(map[netip.Prefix]time.Time)
@@ -195,7 +195,7 @@ func (w *world) check(t tester) {
 		}
 	}
 	if stand != len(v.Penalties) {
-		t.Fatalf("penalties %v stand, on disk %v", v.Penalties, w.banned)
+		t.Fatalf("penalties %v are in force, on disk %v", v.Penalties, w.banned)
 	}
 	for _, source := range explained {
 		w.explains(t, source)
@@ -214,19 +214,19 @@ func (w *world) check(t tester) {
 		t.Fatalf("the door is in failsafe and reads no logins: nothing would end it")
 	}
 	if _, ok := w.door.Next(); v.State == Opening && w.op == nil && (!ok || w.door.again.IsZero()) {
-		t.Fatal("the door is opening, and nothing is asked of the service, now or later")
+		t.Fatal("the door is opening, but nothing is asked of the service, now or later")
 	}
 	if at, ok := w.door.Next(); ok && !at.After(w.now) {
 		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
 	}
 }
 
-// explained are sources that Explain is asked about: some that knock, some beside them,
-// and everybody.
+// explained are the sources that Explain is asked about: some that knock, some of their
+// neighbours, and everybody.
 var explained = []netip.Prefix{visitor, other, Source(netip.MustParseAddr("198.51.100.9")),
 	Source(netip.MustParseAddr("2001:db8::3")), Source(netip.MustParseAddr("203.0.113.7")), Any}
 
-// explains holds what the door says of a source to what kernel and disk say.
+// explains compares what the door says of a source with what kernel and disk say.
 func (w *world) explains(t tester, source netip.Prefix) {
 	s := w.door.Explain(w.now, source)
 	covers := make(map[netip.Prefix]time.Time)
@@ -261,7 +261,7 @@ func (w *world) explains(t tester, source netip.Prefix) {
 	}
 }
 
-// remembers are all penalties, those that are over included.
+// remembers returns all penalties, including those that are over.
 func (d *Door) remembers() map[target]Penalty {
 	all := make(map[target]Penalty)
 	for t, n := range d.penalties.of {
@@ -338,7 +338,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			},
 			"dies, or others start or stop it": func(t *rapid.T) {
 				if w.op != nil || !rules.Service {
-					t.Skip("the gateway reports only what it did not ask for")
+					t.Skip("the gateway reports only changes that it did not ask for")
 				}
 				if w.runs = !w.runs; w.runs {
 					w.carry(t, w.door.Runs(w.now))

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Who is revoked while the service is still on its way does not get in when it
-// has come; a door that nobody else waits for goes dark.
+// A source that is revoked while the service still starts does not get in once it runs;
+// a door that nobody else waits for goes dark.
 func TestRevokingAKnockThatWaits(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"}), "start")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}))
 	effects, had := s.door.Revoke(s.now, visitor, "operator bob")
 	if !had {
-		t.Error("a knock that waits is no reason to revoke")
+		t.Error("a knock that waits is not revoked")
 	}
 	s.want(effects, "record revoked | 192.0.2.2 | operator bob | by operator bob")
 	s.state(Opening)
@@ -23,8 +23,8 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	s.state(Closing)
 }
 
-// The kernel may hold a grant that the door does not know of, which was given in the
-// moment before a crash: it is revoked like any other.
+// The kernel may have a grant that the door does not know of, given just before a crash:
+// it is revoked like any other.
 func TestRevokingWhatIsNotKnown(t *testing.T) {
 	s := opened(t, ssh)
 	lan := netip.MustParsePrefix("198.51.100.0/24")
@@ -37,7 +37,7 @@ func TestRevokingWhatIsNotKnown(t *testing.T) {
 	}
 }
 
-// A service that is started again is started for whoever is in, too.
+// A service that is started again is also started for whoever is in.
 func TestRevokingWhileTheServiceIsRepaired(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"})
@@ -51,8 +51,8 @@ func TestRevokingWhileTheServiceIsRepaired(t *testing.T) {
 	s.state(Opening)
 }
 
-// A wrong knock takes back one that waits; what an operator gave the same source
-// stands, and the trail says so.
+// A wrong knock takes back one that waits; what an operator gave the same source stays,
+// and the trail says so.
 func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 	s := opened(t, ssh)
 	if _, err := s.door.Open(s.now, other, time.Minute, "operator bob"); err != nil {
@@ -65,8 +65,8 @@ func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; grants by others remain")
 }
 
-// Who knocked while the service was on its way down waits for it to come back. A door
-// that is closed again lets them in no more, and the trail tells of each.
+// Visitors who knocked while the service was stopping wait until it runs again. If the
+// door is closed again they are not let in, and the trail has a record of each.
 func TestClosingADoorThatIsClosing(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator bob")

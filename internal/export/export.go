@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package export sends the records of the audit trail on: to the systemd journal, with
+// Package export forwards the records of the audit trail: to the systemd journal, with
 // a field for each key, and to syslog (RFC 5424). It decides nothing and never blocks the
-// daemon: what a receiver does not take in time is dropped there, counted and reported.
-// The audit trail has it all the same.
+// daemon: records that a receiver does not accept in time are dropped, counted and
+// reported. The audit trail still has them.
 package export
 
 import (
@@ -25,8 +25,8 @@ import (
 // Form is how a record is written.
 type Form uint8
 
-// Journal is the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL), Syslog
-// RFC 5424's.
+// Journal is the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL), Syslog the
+// format of RFC 5424.
 const (
 	Journal Form = iota
 	Syslog
@@ -39,7 +39,7 @@ type Target struct {
 	Address string // a path, or an address and a port
 }
 
-// String is a target as the configuration has it.
+// String returns a target as the configuration names it.
 func (t Target) String() string {
 	switch {
 	case t.Form == Journal:
@@ -50,7 +50,7 @@ func (t Target) String() string {
 	return "unix:" + t.Address
 }
 
-// How much waits for a receiver, and how long it is waited for.
+// How much may wait for a receiver, and how long the exporter waits for one.
 const (
 	mostWaiting = 4096 // records
 	sendTime    = time.Second
@@ -62,10 +62,10 @@ type Exporter struct {
 	log     *slog.Logger
 	senders []*sender
 	ctx     context.Context
-	end     context.CancelFunc // has what waits be given up
+	end     context.CancelFunc // gives up what still waits
 	running sync.WaitGroup
 
-	mu    sync.Mutex // keeps Tell from a queue that is closed
+	mu    sync.Mutex // keeps Tell from sending to a closed queue
 	ended bool
 }
 
@@ -79,14 +79,14 @@ type sender struct {
 	queue  chan audit.Record
 
 	mu      sync.Mutex // guards what follows
-	lost    uint64     // records that were left out and not told of
-	trouble error      // why the latest was not taken, nil if it was
+	lost    uint64     // records that were left out and not reported yet
+	trouble error      // why the latest could not be sent, nil if it was
 }
 
-// Open makes the sockets for all that will be sent, so that the process may lock itself
-// in afterwards, and sends what Tell is given until Close. A target that cannot be
-// reached is tried again and again; one for which no socket can be made is told of, as
-// all troubles are, and gets nothing.
+// Open makes all sockets that will be needed, so that the process may enter its sandbox
+// afterwards, and sends what Tell is given until Close. A target that cannot be reached
+// is tried again and again; one for which no socket can be made gets nothing. Troubles
+// reports both.
 func Open(targets []Target, log *slog.Logger) *Exporter {
 	e := newExporter(log)
 	for _, t := range targets {
@@ -105,7 +105,8 @@ func newExporter(log *slog.Logger) *Exporter {
 	return &Exporter{log: log, ctx: ctx, end: end}
 }
 
-// start sends to a target by a socket, nil for none, for the reason that is given.
+// start begins to send to a target through conn. If there is no socket conn is nil, and
+// why says the reason.
 func (e *Exporter) start(t Target, conn net.PacketConn, to net.Addr, why error) {
 	s := &sender{target: t, host: hostname(), log: e.log, conn: conn, to: to,
 		queue: make(chan audit.Record, mostWaiting), trouble: why}
@@ -113,13 +114,13 @@ func (e *Exporter) start(t Target, conn net.PacketConn, to net.Addr, why error) 
 	e.running.Go(func() { s.run(e.ctx) })
 }
 
-// open makes a socket that can send to a target, wherever that is by then.
+// open makes a socket that can send to a target, which need not be there yet.
 func open(t Target) (net.PacketConn, net.Addr, error) {
 	if t.Network == "unixgram" {
 		conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 		return conn, &net.UnixAddr{Name: t.Address, Net: "unixgram"}, err
 	}
-	to, err := net.ResolveUDPAddr("udp", t.Address) // an address: nobody is asked
+	to, err := net.ResolveUDPAddr("udp", t.Address) // a literal address: no name is looked up
 	if err != nil {
 		return nil, nil, err
 	}
@@ -127,13 +128,13 @@ func open(t Target) (net.PacketConn, net.Addr, error) {
 	if to.IP.To4() != nil {
 		network = "udp4"
 	}
-	// It is not connected: at a boot there may be no route yet, and then it is too late.
+	// It is not connected: at boot there may be no route yet, so that connect(2) would fail.
 	deaf := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return deafen(c) }}
 	conn, err := deaf.ListenPacket(context.Background(), network, ":0")
 	return conn, to, err
 }
 
-// deafen has a socket throw away all that comes.
+// deafen makes a socket discard all that it receives.
 func deafen(c syscall.RawConn) (err error) {
 	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 	program := unix.SockFprog{Len: uint16(len(nothing)), Filter: &nothing[0]}
@@ -143,7 +144,7 @@ func deafen(c syscall.RawConn) (err error) {
 	return errors.Join(outer, err)
 }
 
-// hostname is the name of this host as records have it, "-" when there is none.
+// hostname returns the name of this host for messages, "-" if there is none.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {
@@ -152,8 +153,8 @@ func hostname() string {
 	return name
 }
 
-// Tell has a record sent to all targets, and does not wait for that. Records go in the
-// order of the calls.
+// Tell queues a record for all targets and does not wait until it is sent. Records are
+// sent in the order of the calls.
 func (e *Exporter) Tell(r audit.Record) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,7 +170,7 @@ func (e *Exporter) Tell(r audit.Record) {
 	}
 }
 
-// Troubles says, for people, which targets do not take the records, and why.
+// Troubles says, for people, to which targets records cannot be sent, and why.
 func (e *Exporter) Troubles() (all []string) {
 	for _, s := range e.senders {
 		if err := s.troubled(); err != nil {
@@ -179,7 +180,7 @@ func (e *Exporter) Troubles() (all []string) {
 	return all
 }
 
-// Close ends when what was told is sent, or the time is up.
+// Close returns when all that was queued is sent, or when the time is up.
 func (e *Exporter) Close(within time.Duration) {
 	e.mu.Lock()
 	e.ended = true
@@ -210,11 +211,11 @@ func (s *sender) run(ctx context.Context) {
 	}
 }
 
-// deliver sends a record, as often as it takes, and then how many before it were left
-// out.
+// deliver sends a record, trying as often as it takes, and then a record that says how
+// many were left out before it.
 func (s *sender) deliver(ctx context.Context, r audit.Record) {
 	for {
-		if ctx.Err() != nil { // at a receiver that hangs each attempt would take its time
+		if ctx.Err() != nil { // each attempt could take up to sendTime if the receiver hangs
 			s.lose(1)
 			return
 		}
@@ -255,12 +256,12 @@ func (s *sender) send(r audit.Record) error {
 	}
 	_, err := s.conn.WriteTo(message, s.to)
 	if wordy, ok := errors.AsType[*net.OpError](err); ok {
-		return wordy.Err // where to is said beside it
+		return wordy.Err // without the address, which is reported beside it
 	}
 	return err
 }
 
-// met takes in how sending went, and says when that has changed.
+// met notes the result of sending, and logs when it has changed.
 func (s *sender) met(err error) {
 	s.mu.Lock()
 	before := s.trouble
@@ -287,7 +288,7 @@ func (s *sender) lose(n uint64) {
 	s.lost += n
 }
 
-// found returns how many were left out since it was last asked.
+// found returns how many were left out since its last call.
 func (s *sender) found() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -28,9 +28,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// receiver is a socket that takes what it is sent, or does not.
+// receiver is a socket that accepts what is sent, or refuses it.
 type receiver struct {
-	net.PacketConn // nil: nothing else is asked of it
+	net.PacketConn // nil: none of its other methods are called
 
 	mu      sync.Mutex
 	refuses error
@@ -65,7 +65,7 @@ func (r *receiver) refuse(err error) {
 	r.refuses = err
 }
 
-// told are the records from one number to another.
+// told returns the records from one number to another.
 func told(from, to int) (all []audit.Record) {
 	for n := from; n <= to; n++ {
 		all = append(all, audit.Record{ID: uint64(n), Time: at, Event: audit.EventExpired, Reason: fmt.Sprint(n)})
@@ -79,7 +79,7 @@ func tell(e *Exporter, records []audit.Record) {
 	}
 }
 
-// exporting returns an exporter with one target that a test plays, and its log.
+// exporting returns an exporter with one target, for which a test stands in, and its log.
 func exporting(r net.PacketConn) (*Exporter, *bytes.Buffer) {
 	var log bytes.Buffer
 	e := newExporter(slog.New(slog.NewTextHandler(&log, nil)))
@@ -87,8 +87,8 @@ func exporting(r net.PacketConn) (*Exporter, *bytes.Buffer) {
 	return e, &log
 }
 
-// What a receiver does not take is sent again until it does: nothing is left out, twice
-// or in another order. That it does not, and that it does again, is said once.
+// What cannot be sent is sent again until it can: nothing is left out, repeated or
+// reordered. The log says once that it cannot be sent, and once that it can again.
 func TestRecordsWaitForTheirReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{refuses: errors.New("connection refused")}
@@ -107,48 +107,48 @@ func TestRecordsWaitForTheirReceiver(t *testing.T) {
 			t.Errorf("received (-want +got):\n%s", d)
 		}
 		if r.writes != 4+4 {
-			t.Errorf("it was tried %d times, want four times in vain and four that succeed", r.writes)
+			t.Errorf("%d attempts, want four that fail and four that succeed", r.writes)
 		}
 		for _, once := range []string{"records cannot be sent; trying again", "records are sent again"} {
 			if n := strings.Count(log.String(), once); n != 1 {
-				t.Errorf("the log says %d times %q, want once:\n%s", n, once, log)
+				t.Errorf("the log has %q %d times, want once:\n%s", once, n, log)
 			}
 		}
 		if len(e.Troubles()) > 0 {
-			t.Errorf("it goes well, and troubles are %q", e.Troubles())
+			t.Errorf("troubles %q although records are sent, want none", e.Troubles())
 		}
-		e.Tell(told(5, 5)[0]) // after the end: nothing
+		e.Tell(told(5, 5)[0]) // does nothing after Close
 	})
 }
 
-// Whoever tells does not wait. What is too much to be kept is left out, counted and told
-// of in its place.
+// Tell does not wait. Records for which the queue has no room are left out, and a record
+// in their place says how many.
 func TestWhatIsTooMuchIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{refuses: errors.New("connection refused")}
 		e, log := exporting(r)
 		tell(e, told(1, 1))
-		synctest.Wait() // it is not in the queue any more
+		synctest.Wait() // until it is no longer in the queue
 		begun := time.Now()
 		tell(e, told(2, mostWaiting+11))
 		if took := time.Since(begun); took != 0 {
-			t.Errorf("to tell takes %v", took)
+			t.Errorf("Tell takes %v, want no time", took)
 		}
 		r.refuse(nil)
 		time.Sleep(pause)
 		synctest.Wait()
 		if n := len(r.got); n != 1+1+mostWaiting || r.got[0] != "1" || r.got[n-1] != fmt.Sprint(mostWaiting+1) {
-			t.Errorf("%d are received, the last is %q", n, r.got[n-1])
+			t.Errorf("%d are received, the last is %q; want %d, the last %d", n, r.got[n-1], 1+1+mostWaiting, mostWaiting+1)
 		}
 		const gap = "records that were not sent: 10; doorward log has them"
 		if r.got[1] != gap || !strings.Contains(log.String(), "records=10") {
-			t.Errorf("received in their place is %q, want %q; log:\n%s", r.got[1], gap, log)
+			t.Errorf("received %q in their place, want %q; log:\n%s", r.got[1], gap, log)
 		}
 		e.Close(time.Minute)
 	})
 }
 
-// One that no receiver can take does not hold up the others.
+// A record that is too long for a datagram does not hold up the others.
 func TestARecordThatIsTooLongIsLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{}
@@ -162,7 +162,8 @@ func TestARecordThatIsTooLongIsLeftOut(t *testing.T) {
 	})
 }
 
-// The end waits for a receiver no longer than it is told to, and says what was left out.
+// Close waits for a receiver no longer than it may, and logs how many records were left
+// out.
 func TestTheEndDoesNotWaitForAReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, log := exporting(&receiver{refuses: errors.New("connection refused")})
@@ -181,7 +182,7 @@ func TestTheEndDoesNotWaitForAReceiver(t *testing.T) {
 	})
 }
 
-// hanging is a socket whose receiver takes nothing: what is sent waits for its deadline.
+// hanging is a socket whose receiver hangs: each attempt to send waits for its deadline.
 type hanging struct {
 	net.PacketConn
 	mu  sync.Mutex
@@ -205,7 +206,7 @@ func (h *hanging) WriteTo([]byte, net.Addr) (int, error) {
 	return 0, &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
 }
 
-// However much waits for a receiver that hangs, the end waits for one attempt more.
+// However much waits for a receiver that hangs, Close waits for one more attempt at most.
 func TestTheEndDoesNotWaitForAReceiverThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, log := exporting(&hanging{})
@@ -221,7 +222,7 @@ func TestTheEndDoesNotWaitForAReceiverThatHangs(t *testing.T) {
 	})
 }
 
-// received returns what comes to a socket until it is closed.
+// received returns what a socket receives until it is closed.
 func received(conn net.PacketConn) <-chan string {
 	c := make(chan string, 100)
 	go func() {
@@ -237,8 +238,8 @@ func received(conn net.PacketConn) <-chan string {
 	return c
 }
 
-// A datagram socket is found by its path each time, so that a daemon behind it may be
-// started again.
+// A datagram socket is looked up by its path each time, so that the daemon behind it may
+// be restarted.
 func TestAReceiverMayBeStartedAgain(t *testing.T) {
 	for _, form := range []Form{Journal, Syslog} {
 		path := filepath.Join(t.TempDir(), "s")
@@ -276,7 +277,7 @@ func TestAReceiverMayBeStartedAgain(t *testing.T) {
 	}
 }
 
-// A server is sent to by a socket that hears nothing.
+// The socket that sends to a server receives nothing.
 func TestSyslogOverUDP(t *testing.T) {
 	n := nstest.New(t)
 	n.Do(func() error {
@@ -303,7 +304,7 @@ func TestSyslogOverUDP(t *testing.T) {
 				t.Error(err)
 			}
 			if size, _, err := conn.ReadFrom(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("%s: the sender's socket hears %d bytes: %v", address, size, err)
+				t.Errorf("%s: the sender's socket received %d bytes: %v", address, size, err)
 			}
 			e.Close(time.Minute)
 			server.Close()

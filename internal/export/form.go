@@ -20,9 +20,10 @@ import (
 // field is a key of a record with its value, safe to show.
 type field struct{ name, value string }
 
-// fields are the keys of a record's JSON, sorted, those of objects in it behind the
-// object's ("login_user"), but for what is empty. So a key that is added is sent, too.
-// Hashes of the configuration are not: its knocks are few enough to be tried.
+// fields returns the keys of a record's JSON and their values, sorted, without empty
+// ones. Keys within an object follow the object's own ("login_user"). So a key that is
+// added to records is sent, too. The hashes of the configuration are left out, since all
+// possible knocks could be tried against them.
 func fields(r audit.Record) []field {
 	if r.Config != nil {
 		c := *r.Config
@@ -42,7 +43,7 @@ func fields(r audit.Record) []field {
 	return flat("", object)
 }
 
-// flat is fields of an object whose keys begin with a prefix.
+// flat returns the fields of an object, with a prefix before their names.
 func flat(prefix string, object map[string]any) (all []field) {
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		name, value := prefix+key, ""
@@ -66,7 +67,7 @@ func flat(prefix string, object map[string]any) (all []field) {
 	return all
 }
 
-// sentence is a record for people.
+// sentence returns a record in words.
 func sentence(r audit.Record) string {
 	var b strings.Builder
 	if r.Door != "" {
@@ -79,29 +80,30 @@ func sentence(r audit.Record) string {
 	if r.By != "" {
 		b.WriteString(" by " + r.By)
 	}
-	if r.Reason != "" && r.Reason != "by "+r.By { // said already
+	if r.Reason != "" && r.Reason != "by "+r.By { // it would say the same again
 		b.WriteString(": " + r.Reason)
 	}
 	return legible.Text(b.String())
 }
 
-// name is who sends, and facility what it is about: security and authorization messages
-// (10, RFC 5424, 6.2.1).
+// The sender of messages, and their facility: 10 is security and authorization (RFC 5424,
+// 6.2.1).
 const (
 	name     = "doorwardd"
 	facility = 10
 )
 
-// severity is how bad a record's event is (RFC 5424, 6.2.1).
+// severity returns the severity of a record's event (RFC 5424, 6.2.1).
 func severity(event string) int { return journal.Priority(audit.Level(event)) }
 
-// How long what is sent may be. What is longer ends in "…"; the trail has all of it.
+// The longest that is sent. What is longer is cut and ends in "…"; the trail has all of
+// it.
 const (
 	mostParam  = 480  // bytes of a parameter's value, before it is escaped
-	mostSyslog = 2048 // bytes of a message: what receivers should take (RFC 5424, 6.1)
+	mostSyslog = 2048 // bytes of a message: what receivers should accept (RFC 5424, 6.1)
 )
 
-// journalMessage is a record in the journal's own protocol.
+// journalMessage returns a record in the journal's own protocol.
 func journalMessage(r audit.Record) []byte {
 	var e journal.Entry
 	e.Add("MESSAGE", sentence(r))
@@ -114,14 +116,14 @@ func journalMessage(r audit.Record) []byte {
 	return e.Bytes()
 }
 
-// element is the name of a record's structured data. 32473 is the number of examples
-// (RFC 5612): doorward has none of its own.
+// element is the name of a record's structured data. 32473 is the enterprise number for
+// documentation (RFC 5612): doorward has none of its own.
 const element = "doorward@32473"
 
-// escape is how a parameter's value is written (RFC 5424, 6.3.3).
+// escape escapes a parameter's value (RFC 5424, 6.3.3).
 var escape = strings.NewReplacer(`"`, `\"`, `\`, `\\`, `]`, `\]`)
 
-// syslogMessage is a record as RFC 5424 has it, by a process of a host.
+// syslogMessage returns a record in the format of RFC 5424, from a process of a host.
 func syslogMessage(r audit.Record, host string, pid int) []byte {
 	const micro = "2006-01-02T15:04:05.000000Z07:00" // no more digits are allowed
 	b := fmt.Appendf(nil, "<%d>1 %s %s %s %d %s [%s", facility*8+severity(r.Event), r.Time.Format(micro),
@@ -130,7 +132,7 @@ func syslogMessage(r audit.Record, host string, pid int) []byte {
 		b = fmt.Appendf(b, ` %s="%s"`, f.name, escape.Replace(legible.Clip(f.value, mostParam)))
 	}
 	b = append(b, "] "...)
-	// A byte order mark says that what follows is UTF-8 (6.4), which ASCII is anyway.
+	// A byte order mark says that the message is UTF-8 (6.4). ASCII does not need one.
 	message := legible.Clip(sentence(r), max(0, mostSyslog-len(b)-3))
 	if strings.ContainsFunc(message, func(r rune) bool { return r >= utf8.RuneSelf }) {
 		b = append(b, "\ufeff"...)
@@ -138,7 +140,8 @@ func syslogMessage(r audit.Record, host string, pid int) []byte {
 	return append(b, message...)
 }
 
-// header is a part of the header: printable ASCII without spaces, "-" for nothing.
+// header returns s as a field of the header: at most most bytes of printable ASCII without
+// spaces, "-" if it is empty.
 func header(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if r <= ' ' || r > '~' {

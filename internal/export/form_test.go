@@ -102,7 +102,7 @@ func TestForms(t *testing.T) {
 			`<83>1 2026-11-27T03:00:00.123456Z host doorwardd 42 error [doorward@32473 event="error" id="8" ` +
 				`reason="a\"b\\c\]d` + "\ufffde\ufffd" + `[31m é" time="2026-11-27T03:00:00.123456789Z"] ` +
 				"\ufefferror: a\"b\\c]d\ufffde\ufffd[31m é"},
-		{"what an object and a list have", audit.Record{Time: at, Event: audit.EventApplied,
+		{"an object and a list", audit.Record{Time: at, Event: audit.EventApplied,
 			Operator: &audit.Operator{UID: 0, LoginUID: &uid, PID: 12},
 			Config:   &audit.Config{Before: "aa", After: "ab", Salt: "ac", Changed: []string{"door.ssh.idle", "gateway.state"}}},
 			"MESSAGE=applied\nPRIORITY=6\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=doorwardd\n" +
@@ -124,7 +124,7 @@ func TestForms(t *testing.T) {
 			continue
 		}
 		if want := at.Truncate(time.Microsecond); !p.Time.Equal(want) || p.Message != sentence(tt.record) {
-			t.Errorf("%s: read are %v and %q, want %v and %q", tt.name, p.Time, p.Message, want, sentence(tt.record))
+			t.Errorf("%s: read %v and %q, want %v and %q", tt.name, p.Time, p.Message, want, sentence(tt.record))
 		}
 		for _, f := range fields(tt.record) {
 			if p.Params[f.name] != f.value {
@@ -134,7 +134,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// However long what is sent is, receivers can take it, and it is text.
+// However long a record is, what is sent is short enough for receivers, and valid text.
 func TestLongRecordsAreCut(t *testing.T) {
 	long := audit.Record{ID: 1, Time: at, Event: audit.EventError, Reason: strings.Repeat("é]", 20000)}
 	got := syslogMessage(long, strings.Repeat("h", 300), 42)
@@ -149,8 +149,8 @@ func TestLongRecordsAreCut(t *testing.T) {
 	}
 }
 
-// Whatever a record has, what is sent can be read, and says what the record does as far as
-// that prints.
+// Whatever a record contains, what is sent can be parsed, and has all of the record that
+// can be printed.
 func TestAnyRecordCanBeRead(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.OneOf(rapid.String(), rapid.StringOf(rapid.SampledFrom([]rune("a ]\"\\=\n\x00\u2028é"))),
@@ -171,13 +171,13 @@ func TestAnyRecordCanBeRead(t *testing.T) {
 				t.Errorf("%s is read as %q, want %q", f.name, p.Params[f.name], want)
 			}
 			if want := "DOORWARD_" + strings.ToUpper(f.name) + "=" + legible.Clip(f.value, 8<<10); lines[4+i] != want {
-				t.Errorf("the journal is told %q, want %q", lines[4+i], want)
+				t.Errorf("the journal gets %q, want %q", lines[4+i], want)
 			}
 		}
 	})
 }
 
-// What a host is called and an event is may be anything: the header has none of it.
+// The names of hosts and events may be anything; the header is plain ASCII all the same.
 func TestHeaderIsPlain(t *testing.T) {
 	r := audit.Record{Time: at, Event: "läuft\nab und noch viel länger als erlaubt ist"}
 	p, err := parse(syslogMessage(r, "höst 1\n", 1))
@@ -195,11 +195,11 @@ func TestKeysAreNames(t *testing.T) {
 	fill(reflect.ValueOf(&r).Elem())
 	all := fields(r)
 	if len(all) < 10 {
-		t.Errorf("a record that has all has %d fields", len(all))
+		t.Errorf("a record with every key has %d fields, want at least 10", len(all))
 	}
 	for _, f := range all {
 		if !regexp.MustCompile(`^[a-z][a-z_]{0,31}$`).MatchString(f.name) {
-			t.Errorf("%q is no name", f.name)
+			t.Errorf("%q is not a valid name", f.name)
 		}
 	}
 }

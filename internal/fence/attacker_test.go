@@ -15,8 +15,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// attacker sends TCP segments byte by byte over IPv4, from any address, and sees
-// what comes to the namespace that it is in.
+// attacker makes TCP segments over IPv4 byte by byte, with any source address, and sees
+// everything that arrives in its namespace.
 type attacker struct {
 	t        testing.TB
 	out, see int
@@ -39,10 +39,10 @@ const (
 	ack = 0x10
 )
 
-// attackersMark is on the attacker's packets, which mute leaves alone.
+// attackersMark is the mark of the attacker's packets, which mute lets pass.
 const attackersMark = 7
 
-// newAttacker is one in n.
+// newAttacker returns an attacker in n.
 func newAttacker(t testing.TB, n *nstest.NS) *attacker {
 	t.Helper()
 	a := &attacker{t: t}
@@ -63,8 +63,8 @@ func newAttacker(t testing.TB, n *nstest.NS) *attacker {
 	return a
 }
 
-// mute has the namespace send nothing of its own from the ports, as if its kernel
-// had no part in what the attacker does, nor gives any of them to a client.
+// mute keeps the namespace's own kernel from sending anything from the ports, and from
+// giving any of them to a client, so that it does not interfere with the attacker.
 func mute(n *nstest.NS, ports string) {
 	n.Run("sysctl", "-q", "net.ipv4.ip_local_reserved_ports="+ports)
 	n.Run("nft", "table inet mute { chain o { type filter hook output priority -400; tcp sport "+ports+" meta mark != 7 drop\n}\n}")
@@ -128,14 +128,14 @@ func (a *attacker) hear(from, to netip.AddrPort, flags byte, wait time.Duration)
 	return segment{}, false
 }
 
-// connection is one that the attacker has with a host, as seen from the attacker.
+// connection is a connection between the attacker and a host, as the attacker sees it.
 type connection struct {
 	*attacker
 	from, to netip.AddrPort
-	seq, ack uint32 // next to send, next to come
+	seq, ack uint32 // next to send, next to receive
 }
 
-// ask sends a SYN, and says whether it was answered.
+// ask sends a SYN, and reports whether it was answered.
 func (a *attacker) ask(from, to netip.AddrPort, seq uint32) (*connection, bool) {
 	a.send(segment{from: from, to: to, flags: syn, seq: seq})
 	s, ok := a.hear(to, from, syn|ack, silence)
@@ -152,8 +152,8 @@ func (c *connection) segment(flags byte, data []byte) {
 	c.send(segment{from: c.from, to: c.to, flags: flags, seq: c.seq, ack: c.ack, data: data})
 }
 
-// lives says whether a connection is there, however long a busy machine takes to say so:
-// what is sent is sent again, as by TCP, until it comes back.
+// lives reports whether a connection exists, however slow a busy machine is: it sends
+// data again and again, as TCP does, until they come back.
 func (c *connection) lives() bool {
 	c.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
@@ -164,8 +164,8 @@ func (c *connection) lives() bool {
 	return false
 }
 
-// echoes says whether what is sent comes back soon: a connection is there. Where it must
-// be, lives says it more surely.
+// echoes reports whether data that are sent come back soon, so that a connection exists.
+// Where there must be one, lives is more reliable.
 func (c *connection) echoes() bool {
 	c.t.Helper()
 	c.segment(psh|ack, []byte("hello"))
@@ -179,7 +179,7 @@ func (c *connection) echoes() bool {
 	return false
 }
 
-// socketsOf is how many connections the host has with an address.
+// socketsOf returns how many connections the host has with an address.
 func socketsOf(n *nstest.NS, peer string) int {
 	lines := 0
 	for _, b := range n.Run("ss", "-Htn", "state", "connected", "exclude", "syn-recv", "dst", peer) {

@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// many are n grants of single addresses, of both families in turn.
+// many returns n grants of single addresses, alternately of both families.
 func many(door string, n int) []Grant {
 	gs := make([]Grant, n)
 	for i := range gs {
@@ -27,8 +27,8 @@ func many(door string, n int) []Grant {
 	return gs
 }
 
-// BenchmarkChange gives and revokes one grant while others live: it is on the
-// way from a knock to an open door.
+// BenchmarkChange gives and revokes one grant while there are others, which is a step
+// from a knock to an open door.
 func BenchmarkChange(b *testing.B) {
 	for _, live := range []int{1, 1_000, 100_000} {
 		for _, watched := range []bool{false, true} {
@@ -76,7 +76,7 @@ func BenchmarkGrants(b *testing.B) {
 	}
 }
 
-// BenchmarkEnds asks for all grants that there are, one by one.
+// BenchmarkEnds queries all existing grants, one by one.
 func BenchmarkEnds(b *testing.B) {
 	for _, live := range []int{1, 1_000, 60_000, 300_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
@@ -93,7 +93,7 @@ func BenchmarkEnds(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is what a signal of Watch costs, with a thousand doors.
+// BenchmarkCheck measures what a signal of Watch costs, with a thousand doors.
 func BenchmarkCheck(b *testing.B) {
 	f := openIn(b, nstest.New(b), false)
 	var doors []Door
@@ -106,7 +106,7 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkEmpty takes all grants of a door.
+// BenchmarkEmpty removes all grants of a door.
 func BenchmarkEmpty(b *testing.B) {
 	for _, live := range []int{1, 1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
@@ -125,7 +125,7 @@ func BenchmarkEmpty(b *testing.B) {
 	}
 }
 
-// BenchmarkGuard changes all doors, and says what a change of a grant waited
+// BenchmarkGuard changes all doors, and reports how long a change of a grant waited
 // meanwhile.
 func BenchmarkGuard(b *testing.B) {
 	for _, n := range []int{1, 100, 1_000} {

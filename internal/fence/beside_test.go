@@ -15,15 +15,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// manyOf has the fence take a door for one with more grants than are taken out one
-// by one.
+// manyOf makes the fence believe that a door has more grants than are removed one by
+// one.
 func manyOf(f *Fence, door string) {
 	for set := range f.doors[door].most {
 		f.doors[door].most[set] = fewElements + 1
 	}
 }
 
-// A door is emptied at once, before all else of the change, and others keep theirs.
+// A door is emptied before everything else in a change, and other doors keep their
+// grants.
 func TestEmptied(t *testing.T) {
 	t.Parallel()
 	for _, anew := range []bool{false, true} {
@@ -40,15 +41,15 @@ func TestEmptied(t *testing.T) {
 		gs, err := f.allGrants()
 		must(t, err)
 		if got, want := slices.Sorted(slices.Values(told(gs))), slices.Sorted(slices.Values(told(stays))); !slices.Equal(got, want) {
-			t.Errorf("anew %v: there are %v, want %v", anew, got, want)
+			t.Errorf("with new sets %v: the grants are %v, want %v", anew, got, want)
 		}
 		if err := f.Change(Changes{Empty: []string{"sh"}}); err == nil {
-			t.Error("a door that is not guarded is emptied")
+			t.Error("emptying a door that is not guarded succeeded")
 		}
 	}
 }
 
-// What it takes to empty a door does not grow with its grants, where they are many.
+// If a door has many grants, the work to empty it does not grow with their number.
 func TestEmptyingTakesTheSameForMany(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
@@ -66,12 +67,12 @@ func TestEmptyingTakesTheSameForMany(t *testing.T) {
 		}
 	}
 	if messages[0] != messages[1] {
-		t.Errorf("it takes %d messages, and with ten times the grants %d", messages[0], messages[1])
+		t.Errorf("emptying takes %d messages, and with ten times the grants %d, want the same", messages[0], messages[1])
 	}
 }
 
-// A grant of single use that is given after its door was emptied is good once, and
-// who used the door before is not forgotten.
+// A single-use grant that is given after its door was emptied is good for one
+// connection, and the fence still knows who used the door before.
 func TestEmptiedSingleUse(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -96,7 +97,7 @@ func TestEmptiedSingleUse(t *testing.T) {
 	}
 }
 
-// What reads does not hold up what changes grants.
+// Reading does not delay changes of grants.
 func TestReadingBeside(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
@@ -117,7 +118,7 @@ func TestReadingBeside(t *testing.T) {
 		must(t, f.Change(Changes{Give: given, Empty: []string{"ssh"}}))
 		select {
 		case err := <-done:
-			t.Errorf("%s did not ask: %v", name, err)
+			t.Errorf("%s did not wait for its turn to read: %v", name, err)
 		default:
 		}
 		f.lister.turn.Unlock()
@@ -128,7 +129,7 @@ func TestReadingBeside(t *testing.T) {
 	}
 }
 
-// All doors are changed in parts, and grants are between them.
+// A change of all doors is made in parts, and grants can be changed between them.
 func TestGuardInParts(t *testing.T) {
 	t.Parallel()
 	p := &place{t: t, host: nstest.New(t)}
@@ -145,7 +146,7 @@ func TestGuardInParts(t *testing.T) {
 		before := p.generation()
 		p.guard(next...)
 		if n := p.generation() - before; n < 3 || n > 20 {
-			t.Errorf("it took %d transactions for 60 doors, want a few", n)
+			t.Errorf("Guard took %d transactions for 60 doors, want a few", n)
 		}
 		must(t, p.f.Check())
 		if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 || gs[0].Source != g.Source {
@@ -159,9 +160,9 @@ func TestGuardInParts(t *testing.T) {
 	}
 }
 
-// Of ports on their way from one door to another: one that is guarded before and
-// after is guarded meanwhile, and none leads to the new rules of a door that it
-// does not have in the end.
+// While ports move from one door to another, a port that is guarded before and after is
+// guarded meanwhile, and none leads to the new rules of a door to which it will not
+// belong in the end.
 func TestPortsThatMove(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		draw := func(what string) []nft.Element {
@@ -204,7 +205,7 @@ func TestPortsThatMove(t *testing.T) {
 	})
 }
 
-// naivePorts writes down where each port leads.
+// naivePorts returns where each port leads.
 func naivePorts(elems []nft.Element) (chains [65536]string) {
 	for i, e := range elems {
 		last := 65535
@@ -218,7 +219,7 @@ func naivePorts(elems []nft.Element) (chains [65536]string) {
 	return chains
 }
 
-// A port that moves to another door meanwhile leads nowhere, in the kernel too.
+// In the kernel too, a port that moves to another door leads nowhere meanwhile.
 func TestPortsThatMoveAreDark(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -241,7 +242,7 @@ func TestPortsThatMoveAreDark(t *testing.T) {
 	}
 }
 
-// Lists are of the doors that were asked for.
+// A list has the grants of the doors that were asked for.
 func TestList(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
@@ -262,8 +263,8 @@ func TestList(t *testing.T) {
 	}
 }
 
-// A door that is emptied while grants are read takes nothing from the list but its
-// own.
+// If a door is emptied while grants are read, only its own grants are missing from the
+// list.
 func TestEmptiedWhileItIsRead(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)

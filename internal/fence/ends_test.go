@@ -40,7 +40,7 @@ func TestEnds(t *testing.T) {
 		grant("ssh", "192.0.2.0/25", time.Hour), // no set has that length
 		grant("ssh", "0.0.0.0/0", time.Hour),
 		grant("ssh", "192.0.2.0", time.Hour),
-		grant("web", "192.0.2.2", time.Hour), // nor is there such a door
+		grant("web", "192.0.2.2", time.Hour), // there is no such door
 	}
 	revoked := slices.Concat(given[7:9], given[60:70], given[299:300])
 	must(t, f.Change(Changes{Revoke: revoked}))
@@ -48,7 +48,7 @@ func TestEnds(t *testing.T) {
 	must(t, err)
 	want := slices.Concat(given[7:9], given[60:70], never, given[299:300])
 	if diff := cmp.Diff(told(want), told(gone)); diff != "" {
-		t.Errorf("missing are, - want, + got:\n%s", diff)
+		t.Errorf("missing grants (-want +got):\n%s", diff)
 	}
 	lasts := []Grant{grant("ssh", "192.0.2.2", time.Hour), grant("ssh", "192.0.2.3", time.Minute)}
 	must(t, f.Change(Changes{Give: lasts}))
@@ -56,7 +56,7 @@ func TestEnds(t *testing.T) {
 	must(t, err)
 	for i, end := range ends {
 		if off := lasts[i].Until.Sub(end); off < -time.Second || off > 30*time.Second {
-			t.Errorf("what is given until %s ends at %s", lasts[i].Until, end)
+			t.Errorf("the grant that was given until %s ends at %s", lasts[i].Until, end)
 		}
 	}
 	if gone, err := missing(f, []Grant{given[0], {Door: "ssh"}}); err == nil {
@@ -78,8 +78,8 @@ func told(grants []Grant) (words []string) {
 	return words
 }
 
-// A grant that a connection spent is missing, though the kernel may not have
-// cleaned it up.
+// A grant that a connection has spent is missing, even if the kernel has not freed it
+// yet.
 func TestSpentIsMissing(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -95,14 +95,14 @@ func TestSpentIsMissing(t *testing.T) {
 	}
 }
 
-// What it costs to ask for grants, and to read them all, in messages. The kernel
-// walks a set anew for each message of a list, so that those must be as large as
-// it makes them.
+// The cost, in messages, of querying grants and of reading all of them is bounded. The
+// kernel walks a set again for each message of a list, so the messages must be as large
+// as it makes them.
 func TestWhatReadingCosts(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	must(t, f.Change(Changes{Give: many("ssh", 1)})) // so that the reader is there
+	must(t, f.Change(Changes{Give: many("ssh", 1)})) // so that the reader's connection exists
 	if _, err := f.allGrants(); err != nil {
 		t.Fatal(err)
 	}
@@ -116,12 +116,12 @@ func TestWhatReadingCosts(t *testing.T) {
 		must(t, f.Change(Changes{Give: gs}))
 		for _, asked := range []int{1, 100, n} {
 			if got := heard(func() error { _, err := f.Ends(gs[:asked]); return err }); got != asked {
-				t.Errorf("with %d grants there are %d answers to the question for %d of them, want one for each", n, got, asked)
+				t.Errorf("with %d grants, a query of %d of them has %d answers, want one for each", n, asked, got)
 			}
 		}
 		most := n/500 + 4 // the sets' first messages are smaller
 		if got := heard(func() error { _, err := f.allGrants(); return err }); got > most {
-			t.Errorf("%d grants are read in %d messages, want at most %d", n, got, most)
+			t.Errorf("reading %d grants took %d messages, want at most %d", n, got, most)
 		}
 	}
 }

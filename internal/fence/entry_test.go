@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// served is a place with a door, and an attacker at the visitor's with ports of
-// their own.
+// served returns a place with a door, and an attacker in the visitor's namespace with
+// ports of its own.
 func served(t *testing.T, d Door) (*place, *attacker) {
 	p := newPlace(t)
 	listen(t, p.host, 22)
@@ -27,8 +27,8 @@ func visitorPort(n uint16) netip.AddrPort {
 
 var hostSSH = addrPort(hostIP + ":22")
 
-// Whatever entry connection tracking has of an older connection with the same
-// ports, a SYN on it needs a grant.
+// Whatever entry connection tracking has of an older connection with the same ports, a
+// SYN from these ports needs a grant.
 func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 	t.Parallel()
 	for _, single := range []bool{false, true} {
@@ -37,7 +37,7 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 			end   func(p *place, c *connection)
 		}{
 			{"ESTABLISHED", func(p *place, c *connection) { p.kill(c) }},
-			{"ESTABLISHED", func(p *place, c *connection) {}}, // and the socket lives
+			{"ESTABLISHED", func(p *place, c *connection) {}}, // and the socket exists
 			{"_WAIT", func(p *place, c *connection) {
 				defer p.lose("fin|rst")()
 				c.segment(fin|ack, nil)
@@ -47,7 +47,7 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 			{"LAST_ACK", func(p *place, c *connection) {
 				c.segment(fin|ack, nil)
 				if s, ok := c.hear(c.to, c.from, fin|ack, patience); !ok {
-					p.t.Errorf("the server does not close: %+v", s)
+					p.t.Errorf("the server did not close the connection: %+v", s)
 				}
 				p.kill(c)
 			}},
@@ -87,7 +87,7 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 				if !ok {
 					t.Fatal("a SYN with a grant was not answered") // the test itself works
 				}
-				// Its handshake is judged anew, for all that the entry was let in.
+				// Its handshake is judged again, although the entry was let in.
 				p.revoke(grant("ssh", visitorIP, 0))
 				c.complete()
 				if c.echoes() {
@@ -98,15 +98,15 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 	}
 }
 
-// kill ends the host's socket behind connection tracking's back.
+// kill ends the host's socket without connection tracking noticing.
 func (p *place) kill(c *connection) {
 	p.t.Helper()
 	defer p.lose("rst")()
 	p.host.Run("ss", "-K", "dst", c.from.Addr().String(), "dport", "=", fmt.Sprint(c.from.Port()))
 }
 
-// lose has segments of the host with one of the flags be lost, before connection
-// tracking sees them, until the returned function is called.
+// lose drops the host's segments that have one of the flags, before connection tracking
+// sees them, until the returned function is called.
 func (p *place) lose(flags string) (found func()) {
 	p.t.Helper()
 	name := fmt.Sprintf("lose%d", losses.Add(1))
@@ -116,13 +116,13 @@ func (p *place) lose(flags string) (found func()) {
 
 var losses atomic.Int32
 
-// closing says whether the host has closed a connection that the visitor has.
+// closing reports whether the host has closed a connection that the visitor still has.
 func (p *place) closing() bool {
 	return strings.Contains(p.host.Run("ss", "-Htn", "state", "last-ack"), visitorIP)
 }
 
-// What a grant let ask needs a grant to come in, with a SYN cookie or without,
-// at a listener on all addresses or on one.
+// A visitor whose SYN passed under a grant needs a grant to complete the handshake, too,
+// with a SYN cookie or without, at a listener on all addresses or on one.
 func TestHandshakeIsJudgedAgain(t *testing.T) {
 	t.Parallel()
 	for _, cookies := range []string{"1", "2"} {
@@ -160,9 +160,9 @@ func TestHandshakeIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// A SYN cookie is good for minutes, and one handshake. Who sends what completed
-// it once more, when the host's socket is gone and connection tracking does not
-// know that, is a stranger.
+// A SYN cookie is valid for minutes, but good for one handshake. Sending the segment that
+// completed the handshake once more needs a grant, if the host's socket is gone but
+// connection tracking does not know that.
 func TestCookieIsGoodForOneHandshake(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -190,6 +190,6 @@ func TestCookieIsGoodForOneHandshake(t *testing.T) {
 	p.give(grant("ssh", visitorIP, time.Minute))
 	again.complete()
 	if !again.lives() {
-		t.Error("the cookie is no longer good under a grant: the test shows nothing")
+		t.Error("the cookie is no longer valid under a grant: the test proves nothing")
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A change of grants waits for one part of a Guard, never for the one after it.
-func TestWhoWaitsComesFirst(t *testing.T) {
+// A change of grants waits for one part of a Guard, but never for the next one as well.
+func TestChangesWaitForOnePart(t *testing.T) {
 	var f fair
 	for range 1000 {
 		f.Lock()
@@ -25,7 +25,7 @@ func TestWhoWaitsComesFirst(t *testing.T) {
 		f.Unlock()
 		f.Lock()
 		if !had {
-			t.Fatal("who had the lock has it again before who waited for it")
+			t.Fatal("the lock went to its previous holder before the one who waited for it")
 		}
 		f.Unlock()
 	}

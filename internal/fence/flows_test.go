@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// talker is a server over UDP that sends to whoever sent last, every 50 ms and
-// whatever becomes of them, and tells what it hears.
+// talker is a UDP server that sends to the last visitor every 50 ms, whatever happens to
+// them, and reports what it receives.
 type talker struct {
 	heard chan string
 
@@ -66,7 +66,7 @@ func talk(t testing.TB, n *nstest.NS, number int) *talker {
 	return s
 }
 
-// hears says whether the talker hears what is sent over c.
+// hears reports whether the talker receives what is sent over c.
 func (s *talker) hears(t testing.TB, c net.Conn, wait time.Duration) bool {
 	t.Helper()
 	word := fmt.Sprintf("hello at %s", time.Now())
@@ -85,8 +85,8 @@ func (s *talker) hears(t testing.TB, c net.Conn, wait time.Duration) bool {
 	}
 }
 
-// begins waits until connection tracking has an entry that begins with what the
-// host sends to c.
+// begins waits until connection tracking has an entry whose first packet is one from the
+// host to c.
 func (p *place) begins(c net.Conn) {
 	p.t.Helper()
 	visitor := addrPort(c.LocalAddr().String())
@@ -96,13 +96,13 @@ func (p *place) begins(c net.Conn) {
 	})
 }
 
-// noted waits until it is remembered that c was let in.
+// noted waits until the table remembers that c was let in.
 func (p *place) noted(c net.Conn) {
 	p.t.Helper()
 	eventually(p.t, "the server answers", func() bool { _, ok := p.note(flowsSet, c); return ok })
 }
 
-// note is what a set has of a flow.
+// note returns the element of a set for a flow.
 func (p *place) note(set string, c net.Conn) (e nft.Element, ok bool) {
 	p.t.Helper()
 	p.f.mu.Lock()
@@ -113,10 +113,10 @@ func (p *place) note(set string, c net.Conn) (e nft.Element, ok bool) {
 	return e, ok
 }
 
-// A server that goes on sending when the door is closed makes entries in
-// connection tracking of which the visitor's datagrams are the answers. They come
-// in by a grant alone; a flow that was let in goes on, whoever is heard first when
-// connection tracking has forgotten it.
+// A server that goes on sending after the door was closed makes entries in connection
+// tracking for which the visitor's datagrams are answers. They still need a grant to come
+// in. A flow that was let in goes on after connection tracking has forgotten it, whoever
+// sends first.
 func TestAnswersMakeNoFlow(t *testing.T) {
 	t.Parallel()
 	for _, ips := range [][2]string{{hostIP, visitorIP}, {hostIP6, visitorIP6}} {
@@ -166,7 +166,7 @@ func TestAnswersMakeNoFlow(t *testing.T) {
 	}
 }
 
-// It is the same at a published port, whose server is another machine.
+// The same holds for a published port, whose server is another machine.
 func TestPublishedAnswersMakeNoFlow(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -183,7 +183,7 @@ func TestPublishedAnswersMakeNoFlow(t *testing.T) {
 	defer c.Close()
 	for round := range 2 {
 		p.give(grant("dns", visitorIP, time.Minute))
-		for range 2 { // the second is known to be answered
+		for range 2 { // the second time, connection tracking has seen an answer
 			if !s.hears(t, c, patience) {
 				t.Fatalf("round %d: not in under a grant", round)
 			}
@@ -201,7 +201,7 @@ func TestPublishedAnswersMakeNoFlow(t *testing.T) {
 	}
 }
 
-// An ended flow stays ended for a day after either side has sent something.
+// A flow that was ended stays so for a day after either side has sent something.
 func TestEndedFlowsStayEnded(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -242,14 +242,14 @@ func TestEndedFlowsStayEnded(t *testing.T) {
 		t.Error("the visitor is heard")
 	}
 	renewed("the visitor")
-	// And in a table that takes another's place.
+	// That also holds in a table that replaces another.
 	p.do(p.f.Close())
 	p.f = openIn(t, p.host, true)
 	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
-	renewed("what the table before knew")
+	renewed("what the previous table knew")
 }
 
-// The host's own clients get their answers, whatever ports they have and whoever's
+// The host's own clients receive their answers, whatever ports they have and whosever
 // flows are ended.
 func TestOwnClientsAreAnswered(t *testing.T) {
 	t.Parallel()
@@ -278,7 +278,7 @@ func TestOwnClientsAreAnswered(t *testing.T) {
 	want(t, p.visitor, "udp", at(hostIP, 60999), dark) // from another port
 }
 
-// When no more ended flows can be remembered, that is an error, and the flows end
+// If no more ended flows can be remembered, that is an error, but the flows are ended
 // all the same.
 func TestEndedFlowsAreFull(t *testing.T) {
 	t.Parallel()
@@ -308,8 +308,8 @@ func TestEndedFlowsAreFull(t *testing.T) {
 	}
 }
 
-// What is ended is what a packet of the flow is matched by, in either direction
-// and before and behind any translation.
+// Ending a flow uses the tuples that match its packets in either direction, before and
+// after any translation.
 func TestTuplesOfAFlow(t *testing.T) {
 	t.Parallel()
 	a := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -321,7 +321,7 @@ func TestTuplesOfAFlow(t *testing.T) {
 		return s
 	}
 	dns, behind := from(5353, "192.0.2.2/32"), from(53, "192.0.2.2/32")
-	// entry is a flow that was let in.
+	// entry returns a flow that was let in.
 	entry := func(from, to, backFrom, backTo netip.AddrPort) conntrack.Entry {
 		return conntrack.Entry{Proto: unix.IPPROTO_UDP, LetIn: true,
 			Original: conntrack.Tuple{From: from, To: to}, Reply: conntrack.Tuple{From: backFrom, To: backTo}}

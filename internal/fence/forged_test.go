@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Segments with the visitor's address, from somebody who does not see what comes
-// to it, spend no grant of single use and end no session.
+// Segments with the visitor's address, from somebody who does not see what is sent to
+// that, spend no single-use grant and end no session.
 func TestForgedSegmentsSpendNothing(t *testing.T) {
 	t.Parallel()
 	for _, syncookies := range []string{"1", "2"} {
@@ -28,7 +28,7 @@ func TestForgedSegmentsSpendNothing(t *testing.T) {
 				for i := range uint16(200) {
 					from := visitorPort(40000 + uint16(round)*200 + i)
 					a.send(segment{from: from, to: hostSSH, flags: syn, seq: 1})
-					for n := range uint32(5) { // numbers that are none of the answer's
+					for n := range uint32(5) { // numbers that do not acknowledge the answer
 						a.send(segment{from: from, to: hostSSH, flags: ack | psh, seq: 2, ack: n * 0x3333_3333, data: []byte("x")})
 					}
 					a.send(segment{from: from, to: hostSSH, flags: rst, seq: 2})
@@ -51,8 +51,8 @@ func TestForgedSegmentsSpendNothing(t *testing.T) {
 	}
 }
 
-// A forger's request in the visitor's name is given up when the visitor's host
-// answers that it knows nothing of it. So it does not stand in the visitor's way.
+// A forger's request in the visitor's name ends when the visitor's host resets it. So it
+// does not block the visitor's own connection.
 func TestResetsArrive(t *testing.T) {
 	t.Parallel()
 	for _, single := range []bool{false, true} {
@@ -64,7 +64,7 @@ func TestResetsArrive(t *testing.T) {
 			}
 			p.give(grant("ssh", visitorIP, time.Minute))
 			if _, ok := a.ask(visitorPort(40000), hostSSH, 1); !ok || !requests() {
-				t.Fatal("no request is left where the visitor's host is silent: the test shows nothing")
+				t.Fatal("no request remains although the visitor's host is silent: the test proves nothing")
 			}
 			p.revoke(grant("ssh", visitorIP, 0))
 			a.send(segment{from: visitorPort(40000), to: hostSSH, flags: rst, seq: 2})
@@ -86,7 +86,7 @@ func TestResetsArrive(t *testing.T) {
 	}
 }
 
-// Of handshakes that are completed at the same time under one grant of single use
+// Of several handshakes that are completed at the same time under one single-use grant,
 // one makes a connection.
 func TestOneHandshakeSpendsTheGrant(t *testing.T) {
 	t.Parallel()
@@ -116,8 +116,8 @@ func TestOneHandshakeSpendsTheGrant(t *testing.T) {
 	}
 }
 
-// A forged SYN with a live session's ports, which a grant lets pass, does not cut
-// the session when the grant is over, nor does what makes conntrack forget.
+// A forged SYN with a live session's ports, which a grant lets pass, does not cut the
+// session when the grant is over. Nor does the loss of its entry in connection tracking.
 func TestSessionsOutliveForgeryAndForgetting(t *testing.T) {
 	t.Parallel()
 	for _, at := range []string{"0.0.0.0:22", hostIP + ":22"} {
@@ -150,7 +150,7 @@ func TestSessionsOutliveForgeryAndForgetting(t *testing.T) {
 					}
 					p.host.Run("conntrack", "-F")
 				}
-				// Silence for what belongs to nothing, also where a listener is there.
+				// A segment of no connection gets no answer, even if there is a listener.
 				stray := visitorPort(40000)
 				a.send(segment{from: stray, to: hostSSH, flags: ack, seq: 5, ack: 5})
 				if s, ok := a.hear(hostSSH, stray, rst, silence); ok {
@@ -161,7 +161,7 @@ func TestSessionsOutliveForgeryAndForgetting(t *testing.T) {
 	}
 }
 
-// NAT and routes lead to guarded ports, and into no door.
+// NAT and routes may lead to guarded ports, but do not bypass a door.
 func TestOtherWaysToAGuardedPort(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -212,7 +212,7 @@ func TestOtherWaysToAGuardedPort(t *testing.T) {
 	}
 }
 
-// transparent listens at port 23 for whatever address is routed to it.
+// transparent listens on port 23, for any address that is routed to the host.
 func transparent(t testing.TB, p *place) error {
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) {
@@ -226,8 +226,8 @@ func transparent(t testing.TB, p *place) error {
 	return err
 }
 
-// A grant of single use lets one connection to a published port, for all that the
-// handshake is another host's.
+// A single-use grant lets one connection in to a published port, although the handshake
+// is with another host.
 func TestPublishedPortsOfSingleUse(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -249,7 +249,7 @@ func TestPublishedPortsOfSingleUse(t *testing.T) {
 		}
 		asked = append(asked, c)
 	}
-	a.send(segment{from: asked[2].from, to: web, flags: ack, seq: 2, ack: asked[2].ack + 1}) // a guess
+	a.send(segment{from: asked[2].from, to: web, flags: ack, seq: 2, ack: asked[2].ack + 1}) // a wrong guess
 	for i, c := range asked {
 		c.complete()
 		in := c.echoes
@@ -261,7 +261,7 @@ func TestPublishedPortsOfSingleUse(t *testing.T) {
 		}
 	}
 	if !asked[0].lives() {
-		t.Error("the first connection does not go on")
+		t.Error("the first connection was cut")
 	}
 	p.give(grant("web", visitorIP, time.Minute))
 	c, ok := a.ask(visitorPort(40100), web, 1)
@@ -271,8 +271,8 @@ func TestPublishedPortsOfSingleUse(t *testing.T) {
 	}
 }
 
-// TCP fast open makes a connection of a SYN alone: not by a grant, which takes a
-// handshake.
+// With TCP fast open a SYN alone makes a connection. A grant does not let that in, since
+// it takes a handshake.
 func TestFastOpenTakesAHandshake(t *testing.T) {
 	t.Parallel()
 	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: true})
@@ -293,8 +293,8 @@ func TestFastOpenTakesAHandshake(t *testing.T) {
 	want(t, p.visitor, "tcp", hostIP+":22", reached)
 }
 
-// Who sends first is waited for with TCP_DEFER_ACCEPT: the handshake is completed,
-// and the grant spent, long before there is a socket.
+// With TCP_DEFER_ACCEPT, the server waits for the client's first data: the handshake is
+// completed, and the grant spent, long before there is a socket.
 func TestDeferredAccept(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -322,7 +322,7 @@ func TestDeferredAccept(t *testing.T) {
 	}
 }
 
-// Flows over UDP end with the grant that let them in, when they are to.
+// EndFlows ends the UDP flows of a grant, and no others.
 func TestEndFlows(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -362,7 +362,7 @@ func TestEndFlows(t *testing.T) {
 	}
 }
 
-// A knock from the machine itself is none, and does not look like one.
+// A knock from the machine itself does not count, and looks the same on every port.
 func TestKnocksOfTheHostItself(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -382,7 +382,8 @@ func TestKnocksOfTheHostItself(t *testing.T) {
 	}
 }
 
-// Who has completed a connection has used the door; who asked has not.
+// A source that has completed a connection has used the door; one that only sent a SYN
+// has not.
 func TestUsed(t *testing.T) {
 	t.Parallel()
 	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
@@ -399,30 +400,30 @@ func TestUsed(t *testing.T) {
 	a.ask(visitorPort(40000), hostSSH, 1)
 	want(t, p.visitor, "udp", at(hostIP, 22), reached)
 	if used(visitorIP) || used(visitorIP6) {
-		t.Error("asking is using")
+		t.Error("a SYN alone counts as use of the door")
 	}
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 22), reached)
 	}
 	if !used(visitorIP) || !used("::ffff:"+visitorIP) || !used(visitorIP6) || used("192.0.2.3") {
-		t.Error("it is not told who has used the door")
+		t.Error("Used does not return who has used the door")
 	}
 	if _, _, err := p.f.Used("sh", netip.MustParseAddr(visitorIP)); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
-		t.Errorf("of an unknown door: %v", err)
+		t.Errorf("Used() of an unknown door: %v", err)
 	}
 }
 
-// A grant ends when it was said to, however late the kernel is told.
+// A grant ends at its time, however late the kernel receives it.
 func TestLateGrantsHaveWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp")})
 	soon, over := grant("ssh", visitorIP, time.Hour), grant("ssh", visitorIP6, 50*time.Millisecond)
 	p.give(over)
-	p.f.mu.Lock() // somebody else has the fence
+	p.f.mu.Lock() // as if another change were under way
 	given := make(chan error)
 	go func() { given <- p.f.Change(Changes{Give: []Grant{soon, over}}) }()
-	time.Sleep(time.Until(over.Until)) // what is measured is the clock
+	time.Sleep(time.Until(over.Until)) // this test is about the clock
 	p.f.mu.Unlock()
 	p.do(<-given)
 	gs, err := p.f.allGrants()

@@ -52,7 +52,7 @@ func drawWidths(c *tape.Tape, doors []Door) map[width]bool {
 	return widths
 }
 
-// FuzzLayout holds that differences sees all that two tables do not have alike.
+// FuzzLayout checks that differences notices everything in which two tables differ.
 func FuzzLayout(f *testing.F) {
 	f.Add([]byte(""), []byte(""))
 	f.Add([]byte("\x02\x01\x00\x02\x00\x10\x00\x00\x01\x00\x07\x01\x05\x00\x01\x02\x01\x09\x09\x00\x18\x07\x01\x03\x40"), []byte("\x01\x01\x01"))
@@ -65,18 +65,19 @@ func FuzzLayout(f *testing.F) {
 			}
 			all := layout(doors, drawWidths(c, doors), manner{tape.Of(c, []uint32{0, nft.TableFlagOwner, nft.TableFlagOwner | nft.TableFlagPersist}), c.Bool()})
 			if d := differences(all, whole(apart(all))); d != nil {
-				t.Fatalf("it is not put together as it was taken apart: %q", d)
+				t.Fatalf("the table put together from its parts differs: %q", d)
 			}
 			return all
 		}
 		a, b := draw(one), draw(other)
 		if seen, alike := differences(a, b), gocmp.Equal(plain(a), plain(b), cmpopts.EquateEmpty()); (seen == nil) != alike {
-			t.Fatalf("differences are %q, but the tables are alike: %v", seen, alike)
+			t.Fatalf("differences are %q, but the tables are equal: %v", seen, alike)
 		}
 	})
 }
 
-// plain is the table without what is not compared: what is only there to create it.
+// plain returns the table without fields that are only for creating it, which are not
+// compared.
 func plain(t *nft.Table) *nft.Table {
 	p := &nft.Table{Flags: t.Flags, Comment: t.Comment, Counters: t.Counters, Chains: slices.Clone(t.Chains)}
 	for _, s := range t.Sets {
@@ -88,8 +89,9 @@ func plain(t *nft.Table) *nft.Table {
 	return p
 }
 
-// FuzzTuple holds that a key of a set is read as what writes it, or not at all, and
-// that a flow is of a source only if its visitor's address is.
+// FuzzTuple checks that the key of a set is read as the tuple that is written as that
+// key, or not at all, and that a flow belongs to a source only if the visitor's address
+// does.
 func FuzzTuple(f *testing.F) {
 	f.Add([]byte("\xc0\x00\x02\x02\x9c\x40\x00\x00\xc0\x00\x02\x01\x00\x35\x00\x00"))
 	f.Add([]byte("\xc0\x00\x02\x02\x9c\x40\x00\x01\xc0\x00\x02\x01\x00\x35\x00\x00"))
@@ -112,7 +114,7 @@ func FuzzTuple(f *testing.F) {
 		}
 		next := tuple{netip.AddrPortFrom(from.Next(), 1), got.to}
 		if mapped := from.Is4In6(); of(all).have(got) == mapped || of(nil).have(got) || of(all).have(next) && !from.Next().Is4In6() {
-			t.Fatalf("%v: whose it is is read wrong", got)
+			t.Fatalf("%v: the source is wrong", got)
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 func ports(t testing.TB, specs ...string) []port.Range {
 	t.Helper()
@@ -49,7 +49,7 @@ func grant(door, source string, d time.Duration) Grant {
 	return Grant{door, netip.PrefixFrom(a, a.BitLen()), time.Now().Add(d)}
 }
 
-// left is what a grant has left.
+// left returns the time that a grant has left.
 func left(g Grant) time.Duration { return time.Until(g.Until) }
 
 // openIn opens a fence inside the namespace and closes it with the test.
@@ -61,9 +61,9 @@ func openIn(t testing.TB, n *nstest.NS, plain bool) *Fence {
 	return f
 }
 
-// list is the table as nft prints it, without counts and what is left of
-// grants, and without what changes from run to run: grants are given for whole
-// minutes, and a moment later.
+// list returns the table as nft prints it, without counts and the time that grants have
+// left. Timeouts are rounded, since grants are given for whole minutes but reach the
+// kernel a moment later.
 func list(n *nstest.NS) string {
 	out := n.Run("nft", "--stateless", "list", "table", "inet", "doorward")
 	out = regexp.MustCompile(` # progname .*`).ReplaceAllString(out, "")
@@ -76,7 +76,7 @@ func list(n *nstest.NS) string {
 	})
 }
 
-// TestGolden has nft, the kernel's own reader of rulesets, say what was made.
+// TestGolden checks what was made by having nft list it.
 func TestGolden(t *testing.T) {
 	nstest.Need(t, "nft")
 	for name, tc := range map[string]struct {
@@ -141,10 +141,10 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d := gocmp.Diff(string(want), got); d != "" {
-				t.Errorf("nft lists another table than %s (-want +got):\n%s", file, d)
+				t.Errorf("nft lists a table that differs from %s (-want +got):\n%s", file, d)
 			}
 			if d := differences(f.wholeOf(wanted), f.wholeOf(shown)); len(d) > 0 {
-				t.Errorf("the kernel shows otherwise than written: %q", d)
+				t.Errorf("the kernel's table differs from what was written: %q", d)
 			}
 			if err := f.Check(); err != nil {
 				t.Error(err)

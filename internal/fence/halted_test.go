@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// halt has a Guard come to a halt at a door, if it changes or removes that: for its
-// part the kernel is asked to delete what is not there.
+// halt makes a Guard stop at a door that it changes or removes: the door's part also
+// deletes something that does not exist, which the kernel refuses.
 func halt(f *Fence, doors []Door, at string) error {
 	whole := f.doors[at]
 	broken := *whole
@@ -37,8 +37,8 @@ func halt(f *Fence, doors []Door, at string) error {
 	return err
 }
 
-// After a change of doors that came to a halt Check says so, although the table is
-// what was put there until then, and Guard goes on from there or goes back.
+// After a change of doors that stopped in between, Check reports that, although the table
+// is what was written until then, and another Guard completes the change or reverts it.
 func TestAHaltedGuard(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)

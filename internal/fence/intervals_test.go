@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// An interval set has what its spans have, and the kernel takes its elements: they
-// begin and end by turns, in order, and none ends where the next begins.
+// An interval set contains what its spans contain, and the kernel accepts its elements:
+// beginnings and ends alternate, in order, and no interval ends where the next begins.
 func TestIntervals(t *testing.T) {
 	key := func(high, low int) string { return string([]byte{byte(high), byte(low)}) }
 	rapid.Check(t, func(t *rapid.T) {
@@ -26,7 +26,7 @@ func TestIntervals(t *testing.T) {
 		elems := intervals(spans)
 		for i, e := range elems {
 			if e.End != (i%2 == 1) || i > 0 && e.Key <= elems[i-1].Key {
-				t.Fatalf("elements are not in turn: %v", elems)
+				t.Fatalf("beginnings and ends do not alternate: %v", elems)
 			}
 		}
 		in, next := false, 0

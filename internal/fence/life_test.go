@@ -79,12 +79,12 @@ func TestOnlyOneOwns(t *testing.T) {
 			return nil
 		})
 	}
-	stands(true) // whoever owns it
+	stands(true) // regardless of who owns it
 	must(t, f.Close())
 	stands(true)
 	n.Do(Cleanup)
 	stands(false)
-	n.Do(Cleanup) // there is none: fine
+	n.Do(Cleanup) // no table is not an error
 	n.Do(func() error {
 		c, err := nft.Dial(tableName)
 		if err != nil {
@@ -98,7 +98,7 @@ func TestOnlyOneOwns(t *testing.T) {
 	})
 }
 
-// After the daemon's end the table guards on, and a new daemon finds it and the
+// After the daemon has ended, the table still guards, and a new daemon adopts it with its
 // grants as they are.
 func TestAdoption(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func TestAdoption(t *testing.T) {
 	p.give(grant("ssh", visitorIP, time.Hour), grant("ssh", "2001:db8:7::/48", time.Hour), grant("vpn", visitorIP, time.Hour))
 	before := list(p.host)
 	must(t, p.f.Close())
-	must(t, p.f.Close()) // again is fine
+	must(t, p.f.Close()) // a second Close is not an error
 	want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
 
 	p.f = openIn(t, p.host, false)
@@ -136,7 +136,7 @@ func TestAdoption(t *testing.T) {
 	}
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 
-	// A door that goes takes its grants along; others keep theirs.
+	// A door that is removed loses its grants; others keep theirs.
 	must(t, p.f.Guard(doors[:1]))
 	must(t, p.f.Guard(doors))
 	gs, err = p.f.allGrants()
@@ -173,14 +173,14 @@ func TestKilledDaemonLeavesAFence(t *testing.T) {
 	}
 }
 
-// Without the kernel's protection the watch notices, and Guard restores.
+// Without the kernel's protection, Watch notices changes, and Guard restores the table.
 func TestWatchAndRestore(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "nft")
 	n := nstest.New(t)
 	f := openIn(t, n, true)
 	if f.Owned() {
-		t.Fatal("owned, though told not to be")
+		t.Fatal("the fence owns the table, although it must not")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -192,7 +192,7 @@ func TestWatchAndRestore(t *testing.T) {
 	before := list(n)
 
 	for _, what := range []string{"flush ruleset", "delete table inet doorward", "flush table inet doorward"} {
-		n.Run("nft", "add table ip other") // none of ours
+		n.Run("nft", "add table ip other") // does not concern the fence
 		n.Run("nft", what)
 		select {
 		case <-changed:
@@ -212,21 +212,21 @@ func TestWatchAndRestore(t *testing.T) {
 			t.Errorf("nft %s: the table is not restored (-before +after):\n%s", what, d)
 		}
 	}
-	// Only the changes of others were heard: after the last one nothing is.
+	// Only changes of the table by others are signalled.
 	n.Run("nft", "add table ip other2")
 	select {
 	case <-changed:
-		t.Error("a signal for what is no change of somebody else to the table")
+		t.Error("a signal, although nobody else has changed the table")
 	case <-time.After(silence):
 	}
 	cancel()
 	for range changed {
-		t.Error("a signal after the end")
+		t.Error("a signal after Watch ended")
 	}
 }
 
-// blocks takes a listing apart, for comparing whatever the order of sets and
-// chains.
+// blocks splits a listing, so that listings can be compared whatever the order of sets
+// and chains.
 func blocks(s string) []string {
 	version := fmt.Sprintf("comment %q\n", layoutVersion)
 	s = strings.Replace(strings.TrimSuffix(s, "}\n"), version, version+"\n", 1)
@@ -291,8 +291,9 @@ func TestCheckNamesTampering(t *testing.T) {
 	}
 }
 
-// A table that a boot script loaded from a listing has no flags to adopt; one of
-// another version has another layout. Both are replaced, and grants carried over.
+// A table that a boot script loaded from a listing does not have the flags with which it
+// could be adopted; one of another version has another layout. Both are replaced, and
+// their grants are kept.
 func TestReplacesForeignTable(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "nft")
@@ -319,22 +320,22 @@ func TestReplacesForeignTable(t *testing.T) {
 			}
 			f = openIn(t, n, false)
 			if f.Owned() {
-				t.Error("owns a table that cannot be owned")
+				t.Error("the fence owns a table that cannot be owned")
 			}
 			must(t, f.Guard([]Door{sshDoor(t)}))
 			must(t, f.Check())
 			if !f.Owned() {
-				t.Error("does not own the table after Guard")
+				t.Error("the fence does not own the table after Guard")
 			}
 			gs, err := f.allGrants()
 			if err != nil || len(gs) != 1 || left(gs[0]) < 59*time.Minute {
-				t.Errorf("Grants() = %v, %v, want the one carried over", gs, err)
+				t.Errorf("Grants() = %v, %v, want the one that was there", gs, err)
 			}
 		})
 	}
 }
 
-// A door that becomes single-use, or no more, needs sets of another kind.
+// A door that becomes single-use, or stops being so, needs sets of another kind.
 func TestGrantsOutliveAChangeOfKind(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -354,7 +355,7 @@ func TestGrantsOutliveAChangeOfKind(t *testing.T) {
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
 }
 
-// Whatever becomes of the connection, the next call goes on.
+// After the connection broke, the next call makes a new one.
 func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	t.Parallel()
 	n := nstest.New(t)
@@ -405,7 +406,7 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	}
 }
 
-// A refusal by the kernel changes nothing and leaves the connection in order.
+// A refusal by the kernel changes nothing, and the connection can still be used.
 func TestRefusalChangesNothing(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "nft")
@@ -426,7 +427,7 @@ func TestRefusalChangesNothing(t *testing.T) {
 func TestWithoutPrivilege(t *testing.T) {
 	t.Parallel()
 	n := nstest.New(t)
-	n.Do(func() error { // on a thread that is thrown away
+	n.Do(func() error { // on a thread that ends afterwards
 		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
 		if err := unix.Capset(&hdr, &none[0]); err != nil {

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// childEnv makes the test program a daemon that is there to be killed.
+// childEnv, if set, makes the test program a daemon that the test kills.
 const childEnv = "DOORWARD_FENCE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// child guards port 22, lets the visitor in, says so, and waits for its end.
+// child guards port 22, lets the visitor in, reports that, and waits to be killed.
 func child() error {
 	f, err := Open(slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -41,12 +41,11 @@ func child() error {
 		return err
 	}
 	fmt.Println("guarding")
-	os.Stdin.Read(make([]byte, 1)) // until it is killed, or its parent ends
+	os.Stdin.Read(make([]byte, 1)) // until this process is killed, or its parent ends
 	return nil
 }
 
-// allGrants are all live grants, as of one moment if the ruleset does not change
-// without a pause.
+// allGrants returns all live grants, of one moment unless the ruleset keeps changing.
 func (f *Fence) allGrants() ([]Grant, error) {
 	var grants []Grant
 	for range 5 {

@@ -15,11 +15,11 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// TestMutants has the test that is named for each deliberate fault of this package
-// look for it: others take long, in real packets.
+// TestMutants runs, for each deliberate fault of this package, the test that noticed it
+// the last time. The other tests would take too long, since they send real packets.
 func TestMutants(t *testing.T) {
 	if os.Getenv(mutants.Env) != "" || testing.Short() {
-		t.Skip("this is a mutant, or is to be short")
+		t.Skip("skipped in a mutant and with -short")
 	}
 	nstest.Need(t, "nft", "ip", "ss", "conntrack")
 	all, err := mutants.Load()
@@ -42,7 +42,7 @@ func TestMutants(t *testing.T) {
 			begun := time.Now()
 			out, err := hunt.Tests(ctx, m, "internal/fence", nil, "-test.run=^"+finder+"$", "-test.failfast", "-test.timeout=2m")
 			if err == nil || !regexp.MustCompile(`(?m)^\s*--- FAIL: `+finder).Match(out) {
-				t.Fatalf("it broke %s, and %s did not notice: %v\n%s", m.Breaks, finder, err, out)
+				t.Fatalf("the mutant breaks %s, and %s did not notice: %v\n%s", m.Breaks, finder, err, out)
 			}
 			t.Logf("%s, noticed by %s after %v", m.Breaks, finder, time.Since(begun).Round(100*time.Millisecond))
 		})

@@ -26,8 +26,8 @@ const (
 	rejected = "rejected" // a reset or an ICMP error
 )
 
-// silence is how long nothing must come for a port to be called dark: on a link
-// inside one machine an answer is there within a millisecond.
+// silence is how long a port must not answer to count as dark. On a link inside one
+// machine, an answer arrives within a millisecond.
 const silence = 250 * time.Millisecond
 
 // patience is how long an answer that must come may take on a busy machine.
@@ -58,8 +58,8 @@ func newPlace(t testing.TB) *place {
 	return p
 }
 
-// awaitLink waits until packets get through: the kernel takes up a new link's
-// carrier in its own time. Nobody listens at port 9.
+// awaitLink waits until packets get through, since the kernel brings up the carrier of a
+// new link asynchronously. Nothing listens on port 9.
 func awaitLink(t testing.TB, n *nstest.NS, addrs ...string) {
 	t.Helper()
 	for _, a := range addrs {
@@ -87,7 +87,7 @@ func (p *place) give(g ...Grant) { p.t.Helper(); p.do(p.f.Change(Changes{Give: g
 
 func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(Changes{Revoke: g})) }
 
-// listen echoes what comes, over TCP and UDP, at all addresses of n.
+// listen echoes what it receives over TCP and UDP, on all addresses of n.
 func listen(t testing.TB, n *nstest.NS, number int) {
 	t.Helper()
 	var u net.PacketConn
@@ -109,7 +109,7 @@ func listen(t testing.TB, n *nstest.NS, number int) {
 	}()
 }
 
-// echoAt echoes what comes over TCP at an address.
+// echoAt echoes what it receives over TCP on an address.
 func echoAt(t testing.TB, n *nstest.NS, addr string) {
 	t.Helper()
 	var l net.Listener
@@ -117,7 +117,7 @@ func echoAt(t testing.TB, n *nstest.NS, addr string) {
 	serve(t, l)
 }
 
-// serve echoes what comes to a listener.
+// serve echoes what connections to a listener send.
 func serve(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { l.Close() })
 	go func() { // ends with the listener
@@ -135,11 +135,11 @@ func serve(t testing.TB, l net.Listener) {
 	}()
 }
 
-// look tries a new connection from n and says how that went. Over UDP it sends a
+// look tries a new connection from n and returns how the port looks. Over UDP, it sends a
 // datagram and waits for its echo.
 func look(n *nstest.NS, network, addr string) string { return lookFor(n, network, addr, silence) }
 
-// lookFor is look that waits for an answer for so long.
+// lookFor is like look, but waits for an answer for a given time.
 func lookFor(n *nstest.NS, network, addr string, wait time.Duration) string {
 	c, err := dialFrom(n, network, "", addr, wait)
 	if err == nil {
@@ -212,7 +212,7 @@ func want(t testing.TB, n *nstest.NS, network, addr, how string) {
 	}
 }
 
-// eventually waits for a condition, and fails the test when it does not come.
+// eventually waits for a condition, and fails the test if it does not become true.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); !cond(); {

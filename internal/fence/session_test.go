@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// opened connects before there is a fence, and with it before there is any
-// connection tracking in the namespace.
+// opened connects before there is a fence, and so before there is any connection
+// tracking in the namespace.
 func (p *place) opened(addr string) net.Conn {
 	p.t.Helper()
 	c, err := dialFrom(p.visitor, "tcp", "", addr, patience)
@@ -44,7 +44,7 @@ func TestStandingSessionsLiveOn(t *testing.T) {
 			p.host.Run("sysctl", "-q", setting)
 			sessions := []net.Conn{p.opened(at(hostIP, 22)), p.opened(at(hostIP6, 22))}
 			p.f = openIn(t, p.host, false)
-			p.host.Do(func() error { return p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}) }) // reads settings
+			p.host.Do(func() error { return p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}) }) // in the namespace, whose settings it reads
 			for range 3 {
 				for _, c := range sessions {
 					if err := echo(c, patience); err != nil {
@@ -58,7 +58,7 @@ func TestStandingSessionsLiveOn(t *testing.T) {
 	}
 }
 
-// generation is the number of the ruleset's last change.
+// generation returns the number of the ruleset's last change.
 func (p *place) generation() uint32 {
 	p.t.Helper()
 	n, err := p.f.conn.Generation()
@@ -66,8 +66,8 @@ func (p *place) generation() uint32 {
 	return n
 }
 
-// A session whose handshake connection tracking did not understand is still one: its
-// next segment acknowledges the same number, and completes nothing.
+// A session whose handshake connection tracking considered invalid is still a session:
+// its next segment acknowledges the same number, but does not complete a handshake.
 func TestSessionIsNoHandshake(t *testing.T) {
 	t.Parallel()
 	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp")})
@@ -79,7 +79,7 @@ func TestSessionIsNoHandshake(t *testing.T) {
 	}
 	loose("0")
 	p.host.Run("conntrack", "-F")
-	c.complete() // which is invalid then
+	c.complete() // for connection tracking, this is invalid
 	eventually(t, "the connection is made", func() bool { return socketsOf(p.host, visitorIP) == 1 })
 	loose("1")
 	p.revoke(grant("ssh", visitorIP, 0))
@@ -88,7 +88,8 @@ func TestSessionIsNoHandshake(t *testing.T) {
 	}
 }
 
-// What is not tracked cannot be told established from new; a SYN can.
+// For untracked packets it is not known whether a connection is new or established, but a
+// SYN is recognised all the same.
 func TestNotTracked(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -115,8 +116,8 @@ func TestNotTracked(t *testing.T) {
 	}
 }
 
-// A helper that expects a connection to a guarded port, here because an FTP
-// server was brought to announce port 22, opens no door.
+// A conntrack helper that expects a connection to a guarded port, here because an FTP
+// server was made to announce port 22, does not open a door.
 func TestExpectedConnectionsNeedAGrant(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -151,12 +152,12 @@ func TestExpectedConnectionsNeedAGrant(t *testing.T) {
 	fmt.Fprint(c, "PASV\r\n")
 	r.ReadString('\n')
 	if out := p.host.Run("conntrack", "-L", "expect"); !strings.Contains(out, "dport=22") {
-		t.Fatalf("the helper expects nothing:\n%s", out)
+		t.Fatalf("the helper does not expect a connection:\n%s", out)
 	}
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
 }
 
-// behind is a third namespace that the host forwards to.
+// behind returns a third namespace, to which the host forwards.
 func (p *place) behind() *nstest.NS {
 	p.t.Helper()
 	b := nstest.New(p.t)
@@ -186,7 +187,8 @@ func TestForwardedTrafficIsNotOurs(t *testing.T) {
 	want(t, b, "tcp", "198.51.100.1:22", dark)
 }
 
-// Published ports of containers are destination NAT to another address.
+// Published ports of containers are guarded. They are destination NAT to another
+// address.
 func TestPublishedPortsAreGuarded(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -245,8 +247,8 @@ func TestSingleUse(t *testing.T) {
 	}
 }
 
-// The first connection's SYN may have to be sent again: the answer was lost on
-// the way, or it got lost behind the host.
+// The SYN of the first connection may have to be sent again, since the answer was lost on
+// the way, or the SYN itself was lost behind the host.
 func TestSingleUseOutlivesLoss(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -33,7 +33,7 @@ func TestManyGrantsAtOnce(t *testing.T) {
 		}
 	}
 	if len(got) != len(gs) {
-		t.Errorf("%d grants are there, %d were given", len(got), len(gs))
+		t.Errorf("there are %d grants, want the %d that were given", len(got), len(gs))
 	}
 	must(t, f.Change(Changes{Give: gs[:1], Revoke: gs})) // one is given again
 	if got, err := f.allGrants(); err != nil || len(got) != 1 {
@@ -41,7 +41,7 @@ func TestManyGrantsAtOnce(t *testing.T) {
 	}
 }
 
-// Lists of ports and prefixes take more than one message each.
+// Long lists of ports and prefixes, which take more than one message each, are complete.
 func TestManyOfAll(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
@@ -69,7 +69,7 @@ func TestSingleUseIsFull(t *testing.T) {
 	must(t, f.Guard([]Door{d}))
 	gs := many("ssh", 2*65_536)
 	must(t, f.Change(Changes{Give: gs[:2*65_535]}))
-	must(t, f.Change(Changes{Give: gs[:9]})) // to give again is not one more
+	must(t, f.Change(Changes{Give: gs[:9]})) // giving grants again does not add to their number
 	err := f.Change(Changes{Give: gs[2*65_535:]})
 	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "no more than 65,535 unspent grants") {
 		t.Errorf("one grant too many: %v", err)

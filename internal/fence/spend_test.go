@@ -14,9 +14,9 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// A grant that is given while its source is already knocking at the door is good
-// for one connection all the same. For the moment in which a transaction takes
-// effect the kernel's packets see the grant, and cannot remove it yet.
+// A grant that is given while its source is already sending to the door is good for one
+// connection all the same. At the moment when a transaction takes effect, packets may see
+// the grant before they can remove it.
 func TestSingleUseGivenUnderFire(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -25,7 +25,7 @@ func TestSingleUseGivenUnderFire(t *testing.T) {
 	var got atomic.Int32
 	var running sync.WaitGroup
 	running.Go(func() { // ends with the socket
-		known := map[string]bool{} // a port that comes again is a connection of before
+		known := map[string]bool{} // a port that was seen before belongs to an earlier connection
 		for b := make([]byte, 16); ; {
 			_, from, err := in.ReadFrom(b)
 			if err != nil {
@@ -40,7 +40,7 @@ func TestSingleUseGivenUnderFire(t *testing.T) {
 	p.visitor.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
 	p.host.Run("ip", "route", "add", "198.51.100.0/24", "via", visitorIP)
 	p.guard(Door{Name: "once", Ports: ports(t, "53/udp"), SingleUse: true})
-	var source atomic.Uint32 // the last byte of who knocks, 0 to stop
+	var source atomic.Uint32 // the last byte of the sender's address; 0 to stop
 	source.Store(1)
 	running.Go(func() { fire(p.visitor, at(hostIP, 53), &source) })
 	const rounds = 250
@@ -58,8 +58,8 @@ func TestSingleUseGivenUnderFire(t *testing.T) {
 	}
 }
 
-// Two connections that begin at the same time do not both get in by one grant,
-// although two processors may find it before either has removed it.
+// Of two connections that begin at the same time, only one gets in by a single-use grant,
+// although two processors may find the grant before either has removed it.
 func TestSingleUseByTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -117,7 +117,7 @@ func TestSingleUseByTwoAtOnce(t *testing.T) {
 	}
 }
 
-// fire sends datagrams to an address, each a connection of its own.
+// fire sends datagrams to an address, each from another port and so a flow of its own.
 func fire(n *nstest.NS, addr string, source *atomic.Uint32) {
 	n.Do(func() error {
 		for i := source.Load(); i != 0; i = source.Load() {
@@ -133,7 +133,7 @@ func fire(n *nstest.NS, addr string, source *atomic.Uint32) {
 	})
 }
 
-// A visitor for whom every connection takes a knock may make many.
+// A visitor whose every connection takes a knock can make many connections.
 func TestSingleUseAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)

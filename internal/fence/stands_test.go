@@ -10,9 +10,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// A table that stands is one that judges packets for some door, whoever made it;
-// one that was made and not yet used, or that somebody took the rules from, does
-// not.
+// A table stands if it judges packets for some door, whoever made it. One that was made
+// but not used yet, or whose rules somebody removed, does not stand.
 func TestStands(t *testing.T) {
 	t.Parallel()
 	n := nstest.New(t)
@@ -46,8 +45,8 @@ func TestStands(t *testing.T) {
 	check(f, true, "owned")
 }
 
-// The first rise on a machine is told as that. What differs is told where a table
-// was there before.
+// The log says that the fence is raised for the first time on a machine, or, if there was
+// a table before, what differs.
 func TestWhyTheFenceIsRaised(t *testing.T) {
 	t.Parallel()
 	n := nstest.New(t)

@@ -177,8 +177,8 @@ func TestRanges(t *testing.T) {
 		Door{Name: "low", Ports: ports(t, "1000-1002/tcp")},
 		Door{Name: "next", Ports: ports(t, "1003/tcp", "65000-65535/tcp"), Reject: true})
 	p.give(grant("low", visitorIP6, time.Minute))
-	// Behind none of them anybody listens, so that what passes is refused by the
-	// host itself.
+	// Nothing listens on any of these ports, so the host itself refuses what passes the
+	// fence.
 	for number, how := range map[int]string{
 		999: rejected, 1000: dark, 1001: dark, 1002: dark, 1003: rejected, 64999: rejected, 65535: rejected,
 	} {
@@ -191,7 +191,7 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// All of the host's addresses are guarded, by whatever way they are reached.
+// All of the host's addresses are guarded, whichever way packets reach them.
 func TestOtherAddressesOfTheHost(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -229,7 +229,7 @@ func linkLocal(t *testing.T, n *nstest.NS, dev string) string {
 	return addr
 }
 
-// Broadcasts and multicasts to a guarded port are guarded, others are left alone.
+// Broadcasts and multicasts to a guarded port are guarded; others are let through.
 func TestBroadcastAndMulticast(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -282,8 +282,8 @@ func TestBroadcastAndMulticast(t *testing.T) {
 	}
 }
 
-// Neither the parts of a large datagram, of which only the first has ports, nor
-// headers before the transport's hide what is asked for.
+// Neither fragments, of which only the first has ports, nor extension headers hide the
+// port from the fence.
 func TestFragmentsAndExtensionHeaders(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)

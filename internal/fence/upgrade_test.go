@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// A table as a version before made it (its listing is in testdata) becomes
-// today's in one transaction, in which its grants keep their time.
+// A table of an earlier version (its listing is in testdata) is replaced by today's in
+// one transaction, and its grants keep their time.
 func TestUpgradeKeepsGrants(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "nft")
@@ -35,7 +35,7 @@ func TestUpgradeKeepsGrants(t *testing.T) {
 		gs, err := f.allGrants()
 		must(t, err)
 		if len(gs) != 1 || gs[0].Source != prefixes("192.0.2.0/24")[0] || left(gs[0]) > time.Minute || left(gs[0]) < 30*time.Second {
-			t.Errorf("%s, plain %v: Grants() = %v, want the one of the table before", tc.file, plain, gs)
+			t.Errorf("%s, plain %v: Grants() = %v, want the one of the earlier table", tc.file, plain, gs)
 		}
 	}
 }

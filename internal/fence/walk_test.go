@@ -22,7 +22,7 @@ import (
 	nft "github.com/doorward/doorward/internal/nftables"
 )
 
-// walk is a fence and what it should be like.
+// walk is a fence, and a model of what it should be.
 type walk struct {
 	t      testing.TB
 	n      *nstest.NS
@@ -33,8 +33,8 @@ type walk struct {
 	widths map[width]bool
 }
 
-// TestRandomWalk takes a fence through random calls, restarts and tampering, and
-// compares the kernel with a model after each.
+// TestRandomWalk makes random calls, restarts and changes by others, and compares the
+// kernel's table with the model after each.
 func TestRandomWalk(t *testing.T) {
 	nstest.Need(t, "nft")
 	if testing.Short() {
@@ -100,7 +100,7 @@ func (w *walk) guard(rt *rapid.T) {
 	maps.DeleteFunc(w.widths, func(v width, _ bool) bool { return !guarded(v.door) })
 }
 
-// prefixGen makes prefixes that are often the same, or in one another.
+// prefixGen makes prefixes that are often equal or contained in each other.
 func prefixGen() *rapid.Generator[netip.Prefix] {
 	return rapid.Custom(func(rt *rapid.T) netip.Prefix {
 		a := netip.MustParseAddr(rapid.SampledFrom([]string{
@@ -163,8 +163,8 @@ func (w *walk) reopen(t *testing.T, rt *rapid.T) {
 	}
 }
 
-// tamper deletes or empties something of an unowned table by the kernel's own
-// handle on it, which nobody else may do to an owned one.
+// tamper deletes or empties something of a table that is not owned; the kernel refuses
+// that for an owned one.
 func (w *walk) tamper(rt *rapid.T) {
 	if !w.plain {
 		return
@@ -191,20 +191,20 @@ func (w *walk) tamper(rt *rapid.T) {
 		rt.Fatal(err)
 	}
 	if len(pick.Rules) > 0 && w.f.Check() == nil {
-		rt.Fatal("tampering not seen")
+		rt.Fatal("Check did not notice the change")
 	}
 	if err := w.f.Guard(w.doors); err != nil {
 		rt.Fatal(err)
 	}
 }
 
-// compare asks the kernel for all that the model knows.
+// compare compares everything that the model has with the kernel.
 func (w *walk) compare(rt *rapid.T) {
 	if err := w.f.Check(); err != nil {
 		rt.Fatal(err)
 	}
 	if d := differences(w.f.wholeOf(wanted), w.f.wholeOf(shown)); len(d) > 0 {
-		rt.Fatalf("the kernel shows otherwise than written: %q", d)
+		rt.Fatalf("the kernel's table differs from what was written: %q", d)
 	}
 	got, err := w.f.allGrants()
 	if err != nil {
@@ -219,7 +219,8 @@ func (w *walk) compare(rt *rapid.T) {
 	}
 }
 
-// compareListing compares with what a new fence makes of the same in one go.
+// compareListing compares nft's listing with that of a new fence that makes the same
+// table at once.
 func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
 	fresh.Do(Cleanup)
 	f := openIn(t, fresh, w.plain)
@@ -239,11 +240,11 @@ func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	// A grant that was carried to a new set shows another timeout; compare has
-	// looked at what is left of each.
+	// A grant that was moved to a new set is listed with another timeout; compare has
+	// checked the time that each has left.
 	grants := regexp.MustCompile(`\telements = {[^}]* timeout [^}]*}\n`)
 	listing := func(n *nstest.NS) []string { return blocks(grants.ReplaceAllString(list(n), "")) }
 	if d := gocmp.Diff(listing(fresh), listing(w.n)); d != "" {
-		rt.Fatalf("the table after the walk is not as if made new (-new +walk):\n%s", d)
+		rt.Fatalf("the table after the walk differs from a new one (-new +walk):\n%s", d)
 	}
 }

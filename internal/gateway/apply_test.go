@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// The loop waits for no step of apply; meanwhile no other one begins, and what was
-// read is what comes into use.
+// The loop does not wait for any step of apply. Meanwhile no other apply begins, and what
+// was read is what comes into use.
 func TestApplyInSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -45,14 +45,14 @@ func TestApplyInSteps(t *testing.T) {
 	})
 }
 
-// status1 is how things stand, as the loop knows.
+// status1 returns the status as the loop knows it, without waiting for the disk.
 func (r *running) status1() (s control.Status) {
 	r.sync(func(now time.Time) { s = r.stateNow(now) })
 	return s
 }
 
-// While the disk hangs nothing comes into use, and the disk is to know that when it
-// goes on. What waits to be confirmed is rolled back in its time.
+// While the disk hangs nothing comes into use, and once it responds again it has what is
+// in use. What waits to be confirmed is rolled back in time.
 func TestApplyOnADiskThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -74,7 +74,7 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if len(m.doors) != 1 {
-			t.Errorf("the time to confirm is over, and guarded are %v", m.doors)
+			t.Errorf("the time to confirm is over, but guarded are %v", m.doors)
 		}
 		goOn()
 		want := "error: the new configuration was rolled back before its confirmation was on disk"
@@ -87,8 +87,8 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 	})
 }
 
-// A configuration file that cannot be read for long is given up, and what is read in
-// the end changes nothing.
+// If reading a configuration file takes too long, apply gives up, and what is read in the
+// end changes nothing.
 func TestAFileThatTakesLongToBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -116,8 +116,8 @@ func TestAFileThatTakesLongToBeRead(t *testing.T) {
 	})
 }
 
-// A configuration that is on its way when the daemon ends does not come into use any
-// more: the next daemon reads the file.
+// A configuration that is about to come into use when the daemon ends no longer does: the
+// next daemon reads the file.
 func TestTheEndOnTheWayIntoUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -135,8 +135,8 @@ func TestTheEndOnTheWayIntoUse(t *testing.T) {
 	})
 }
 
-// A change of doors that the fence carries out in part is taken back, and what it
-// cost those who are let in is given again, even if the way back halts first, too.
+// A change of doors that the fence carries out only in part is undone, and grants that
+// were lost by it are given again, even if undoing it halts at first, too.
 func TestApplyThatHaltsHalfWay(t *testing.T) {
 	for _, times := range []int{1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {

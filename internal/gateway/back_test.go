@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// names are the doors of a configuration.
+// names returns the names of a configuration's doors.
 func names(c *config.Config) (all []string) {
 	for _, d := range c.Doors {
 		all = append(all, d.Name)
@@ -25,8 +25,9 @@ func names(c *config.Config) (all []string) {
 	return all
 }
 
-// A daemon that starts while a configuration waits is locked in for what comes back,
-// too: the commands of its doors, say, cannot be started from inside afterwards.
+// A daemon that starts while a configuration waits to be confirmed gets a sandbox that
+// also allows what may come back: the commands of its doors, say, could not be started
+// otherwise.
 func TestWhatComesBackIsServedOverARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -41,7 +42,7 @@ func TestWhatComesBackIsServedOverARestart(t *testing.T) {
 		}
 		r = restart(t, m, path)
 		if diff := cmp.Diff([][]string{{"web", "ssh"}}, asked); diff != "" {
-			t.Errorf("the process was locked in for other doors (-want +got):\n%s", diff)
+			t.Errorf("the sandbox is for other doors (-want +got):\n%s", diff)
 		}
 		if got := r.doorsInUse(); got != "web" {
 			t.Errorf("doors %s are in use, want web", got)
@@ -49,8 +50,8 @@ func TestWhatComesBackIsServedOverARestart(t *testing.T) {
 	})
 }
 
-// What comes back and cannot be served wholly comes back all the same, and status says
-// what it lacks.
+// A configuration comes back even if the sandbox does not allow all of it, and status
+// says what it lacks.
 func TestWhatComesBackButIsNotAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -78,8 +79,8 @@ func TestWhatComesBackButIsNotAllowed(t *testing.T) {
 	})
 }
 
-// A disk that is full when the promise is on it, and the record is not, does not make
-// the order fail: what was ordered is done, and stays so over a restart.
+// If the disk is full after it has the promise, but before it has the record, the order
+// does not fail: what was ordered is done, and stays so over a restart.
 func TestADiskThatIsFullForTheRecord(t *testing.T) {
 	for _, tt := range []struct {
 		action string
@@ -119,7 +120,7 @@ func TestADiskThatIsFullForTheRecord(t *testing.T) {
 	}
 }
 
-// A file that has a mistake in a knock at the start does not bring it into the trail.
+// If the file has a mistake in a knock at the start, the trail does not quote it.
 func TestTheTrailOfAStartTellsNoPorts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -139,7 +140,7 @@ func TestTheTrailOfAStartTellsNoPorts(t *testing.T) {
 	})
 }
 
-// However many doors go, the answer is one that a person can read.
+// However many doors go, the answer is short enough to read.
 func TestManyDoorsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -162,7 +163,8 @@ func TestManyDoorsGo(t *testing.T) {
 	})
 }
 
-// A file that has moved out of the daemon's reach is nobody's mistake in its mode.
+// If the sandbox keeps the daemon from a file that was moved, the hint is not about the
+// file's mode.
 func TestAFileOutOfReach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -186,8 +188,8 @@ func TestAFileOutOfReach(t *testing.T) {
 	})
 }
 
-// A configuration that a later version cannot read any more does not come back, which
-// status says, and is not tried for ever.
+// A configuration that a later version can no longer read does not come back. Status says
+// so, and the daemon does not try forever.
 func TestNothingThatCouldComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -207,7 +209,7 @@ func TestNothingThatCouldComeBack(t *testing.T) {
 			t.Errorf("warnings are %q, want that nothing can come back", got)
 		}
 		if s, _ := r.Status(); s.Pending == nil || !s.Pending.Until.Before(time.Now().Add(-30*time.Second)) {
-			t.Errorf("what waits is %+v, want that it is not tried anew", s.Pending)
+			t.Errorf("what waits is %+v, want that it is not tried again", s.Pending)
 		}
 		if _, err := r.as(alices, control.ApplyRequest{Action: "undo"}); err == nil ||
 			!strings.HasPrefix(err.Error(), "the previous configuration cannot be read: ") {
@@ -219,8 +221,8 @@ func TestNothingThatCouldComeBack(t *testing.T) {
 	})
 }
 
-// What was rolled back stays so over a start with the configuration in use: whoever
-// writes it again, as a tool does that knows of nothing, needs a way back.
+// A file that was rolled back is remembered over a start with the configuration in use:
+// whoever writes it again, such as a tool that does not know, needs a way back.
 func TestWhatWasRolledBackIsRememberedOverAStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

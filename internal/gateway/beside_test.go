@@ -16,7 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/listen"
 )
 
-// gate has those who come wait while it is shut.
+// gate makes calls wait while it is shut.
 type gate struct {
 	mu   sync.Mutex
 	shut chan struct{} // nil: open
@@ -33,7 +33,7 @@ func (w *gate) pass() {
 	}
 }
 
-// passed is how many have come so far.
+// passed returns how many calls have come so far.
 func (w *gate) passed() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,11 +55,11 @@ func (w *gate) close() (open func()) {
 	}
 }
 
-// slowFence is a fence that takes its time for what a gate stands before.
+// slowFence is a fence whose calls wait at gates.
 type slowFence struct {
 	Fence
 	guard, check, flows gate
-	early               bool // a Guard is done before it waits
+	early               bool // Guard does its work before it waits
 }
 
 func (f *slowFence) Guard(doors []fence.Door) error {
@@ -82,11 +82,11 @@ func (f *slowFence) EndFlows(ends []fence.Grant) error {
 	return f.Fence.EndFlows(ends)
 }
 
-// slowListener is a listener that takes its time to do what it is told.
+// slowListener is a listener whose calls wait at gates.
 type slowListener struct {
 	Listener
 	set   gate
-	check gate // the first look finds that a port has died
+	check gate // the first Check finds that a port has died
 }
 
 func (e *slowListener) Check() []uint16 {
@@ -101,7 +101,7 @@ func (e *slowListener) Set(p listen.Ports) error {
 	return e.Listener.Set(p)
 }
 
-// besides runs a gateway on a machine whose fence and listener take their time.
+// besides runs a gateway on a machine with a slowFence and a slowListener.
 func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence, *slowListener) {
 	var f *slowFence
 	var e *slowListener
@@ -114,8 +114,7 @@ func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence,
 }
 
 // A configuration comes into use when the fence guards its doors. Until then knocks
-// open the doors that stay, whatever the kernel has done already, and nobody else
-// is let in anywhere.
+// open only doors that remain, whatever the kernel has done already.
 func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 	for _, early := range []bool{false, true} {
 		t.Run(fmt.Sprintf("the kernel has it already: %v", early), func(t *testing.T) {
@@ -134,8 +133,8 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 				}
 				synctest.Wait()
 				r.wantGrants("198.51.100.7")
-				r.touch(visitor, 60001, 60003) // door web goes
-				r.touch(visitor, 59000, 59002) // door ssh stays
+				r.touch(visitor, 60001, 60003) // door web is about to go
+				r.touch(visitor, 59000, 59002) // door ssh remains
 				r.wantGrants("192.0.2.2", "198.51.100.7")
 				_, in := m.grants[grantKey{"web", door.Source(visitor)}]
 				if in == early {
@@ -157,8 +156,8 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 	}
 }
 
-// After a fence that could not be raised the doors in use are guarded again, and their
-// grants given again that went meanwhile.
+// If a fence could not be raised, the doors in use are guarded again, and the grants that
+// they lost meanwhile are given again.
 func TestAFenceThatIsRaisedByHalf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -186,7 +185,8 @@ func TestAFenceThatIsRaisedByHalf(t *testing.T) {
 	})
 }
 
-// halfFence guards the first doors that it is told to, and then fails.
+// halfFence guards the doors that it is given, but fails all the same, as often as left
+// says.
 type halfFence struct {
 	Fence
 	mu   sync.Mutex
@@ -210,8 +210,8 @@ func (f *halfFence) Guard(doors []fence.Door) error {
 	return errors.New("no buffer space available")
 }
 
-// While the fence is looked at, and while the listeners are told, knocks open.
-func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
+// Knocks open doors while the fence is checked, and while the listeners are set.
+func TestKnocksWhileTheFenceIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r, f, e := besides(t, m, configPath(t), sshDoor)
@@ -219,7 +219,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		time.Sleep(upkeepInterval + time.Second)
 		synctest.Wait()
 		if f.check.passed() == 0 || e.set.passed() < 2 {
-			t.Errorf("upkeep has looked at the fence %d times, and told the listeners %d times", f.check.passed(), e.set.passed())
+			t.Errorf("upkeep has checked the fence %d times, and set the listeners %d times", f.check.passed(), e.set.passed())
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")
@@ -232,8 +232,8 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 	})
 }
 
-// Whoever closes a door over UDP is answered when its flows are ended, and nobody else
-// waits for that.
+// Whoever closes a door with UDP ports is answered when its flows have been ended, and
+// nobody else waits for that.
 func TestFlowsEndBesideTheTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -254,12 +254,13 @@ func TestFlowsEndBesideTheTurns(t *testing.T) {
 			}
 		}
 		if f.flows.passed() > 2 {
-			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.passed())
+			t.Errorf("flows were ended %d times for 3 orders, want once for all that came meanwhile", f.flows.passed())
 		}
 	})
 }
 
-// What is being rolled back is not kept, although the disk has taken that it is.
+// A configuration that is being rolled back cannot be kept, although the disk has accepted
+// that it is kept.
 func TestKeepWhileItIsRolledBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

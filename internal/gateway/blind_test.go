@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// vpnDoor is a door whose presence hangs on flows.
+// vpnDoor is a door whose presence depends on flows.
 const vpnDoor = `
 [door.vpn]
 ports = ["51820/udp"]
@@ -23,8 +23,8 @@ listen = [59100, 59101, 59102]
 touch = [59100, 59101]
 `
 
-// A door that would go dark under whoever is in is not taken into use, and one
-// that is there at the start is guarded all the same, and told of.
+// A door that would go dark although somebody is in does not come into use. At the start
+// it is guarded all the same, with a warning.
 func TestFlowsThatCannotBeSeen(t *testing.T) {
 	const why = `door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark while people are using it: allowed are "never"`
@@ -65,8 +65,8 @@ func TestFlowsThatCannotBeSeen(t *testing.T) {
 	})
 }
 
-// An operator is told what becomes of a service that a door no longer has.
-func TestTheServiceBeforeIsTold(t *testing.T) {
+// The answer to apply says what becomes of a service that a door no longer has.
+func TestApplySaysWhatBecomesOfTheServiceBefore(t *testing.T) {
 	other := strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1)
 	none := strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1)
 	for _, tt := range []struct {
@@ -97,7 +97,7 @@ func TestTheServiceBeforeIsTold(t *testing.T) {
 	}
 }
 
-// What a look finds where logins were read before says nothing of where they are
+// A look for logins at their former place says nothing about the place where they are
 // read now.
 func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -116,13 +116,13 @@ func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 				}
 			}
 		})
-		time.Sleep(time.Minute) // the second look is under way
+		time.Sleep(time.Minute) // until the second look is in progress
 		synctest.Wait()
 		write(t, path, strings.Replace(sshDoor, `"journal"`, `["/var/log/auth.log"]`, 1))
 		r.order(control.ApplyRequest{Action: "apply"})
 		synctest.Wait()
 		if !ended || looks != 3 {
-			t.Errorf("the look under way has ended: %v; %d looks, want it ended and another one", ended, looks)
+			t.Errorf("the look in progress has ended: %v; %d looks, want it ended and another one", ended, looks)
 		}
 		r.wantState("dark")
 	})

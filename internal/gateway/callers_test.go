@@ -10,14 +10,14 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// operatorAt is operator alice, with a process of hers.
+// operatorAt is operator alice at a process of hers.
 func operatorAt(pid int32) control.Caller {
 	return control.Caller{Name: "operator alice (uid 1000)",
 		Operator: &audit.Operator{UID: 1000, LoginUID: new(uint32(1000)), PID: pid}}
 }
 
-// signed are the audit trail's records of an event since the last time: their sources,
-// and by which process.
+// signed returns the audit trail's records since the last call: their sources, and the
+// processes that gave the orders.
 func (m *machine) signed(from *int) (all []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -32,8 +32,8 @@ func (m *machine) signed(from *int) (all []string) {
 	return all
 }
 
-// Each record that follows from an order has who gave it, also where a service has to
-// start or stop first, and nobody else's.
+// Each record that follows from an order, and no other, has who gave it, even if a
+// service has to start or stop first.
 func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -81,8 +81,8 @@ func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 	})
 }
 
-// An order that waits is told with who gave it also when others' have an effect before:
-// a door that goes dark, a grant that the kernel ends.
+// The record of an order that waits has who gave it, even if something else takes effect
+// first: a door that goes dark, a grant that the kernel ends.
 func TestOrdersOfOthersDoNotTakeTheSignature(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -117,7 +117,7 @@ func TestOrdersOfOthersDoNotTakeTheSignature(t *testing.T) {
 	})
 }
 
-// A door that goes takes the orders along that waited for it.
+// When a door goes, the orders that waited for it are forgotten.
 func TestOrdersOfADoorThatGoesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

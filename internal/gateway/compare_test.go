@@ -18,10 +18,10 @@ import (
 
 var onceDoor = strings.Replace(sshDoor, "ports", "single_use = true\nports", 1)
 
-// spend is what a connection does at a door of single use.
+// spend does what a connection does at a door with single_use: it uses up the grant.
 func (m *machine) spend(k grantKey) { m.do(func() { delete(m.grants, k) }) }
 
-// wantGrants holds status and kernel to have just these sources' grants.
+// wantGrants checks that status and kernel have grants of just these sources.
 func (r *running) wantGrants(sources ...string) {
 	r.t.Helper()
 	var got []string
@@ -43,7 +43,7 @@ func (r *running) wantGrants(sources ...string) {
 	}
 }
 
-// What the kernel says of a grant is about the moment at which it was asked.
+// What the kernel says of a grant applies to the moment at which it was asked.
 func TestAGrantGivenWhileTheKernelIsAskedIsNotSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -67,8 +67,8 @@ func TestAGrantGivenWhileTheKernelIsAskedIsNotSpent(t *testing.T) {
 	})
 }
 
-// A grant that a turn gives is in the kernel when the turn ends, and the kernel may
-// be asked before.
+// A grant that a turn gives is in the kernel only when the turn ends, and the kernel may
+// have been asked before that.
 func TestAGrantOfTheSameTurnIsNotSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -90,8 +90,8 @@ func TestAGrantOfTheSameTurnIsNotSpent(t *testing.T) {
 	})
 }
 
-// A grant that the kernel would not take is no spent one either: nothing is asked
-// while the fence is down, and what was asked before is asked again.
+// Nor is a grant spent that the kernel did not accept: nothing is asked while the fence is
+// down, and what was asked before is asked again.
 func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
 			if asked := len(m.asked) > 0; asked != before {
 				t.Errorf("asked about %v while the fence was down: %v", m.asked, !before)
 			}
-			if before { // the table goes, and cannot be made anew yet
+			if before { // the table goes, and cannot be made again yet
 				m.do(func() { m.table, m.broken = false, broken; clear(m.grants) })
 				m.changed <- struct{}{}
 				synctest.Wait()
@@ -124,14 +124,14 @@ func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
 			synctest.Wait()
 			want := []string{visitor.String(), visitor6.String()}
 			if before {
-				want = want[:1] // nobody knows whether the other was spent
+				want = want[:1] // it is not known whether the other was spent
 			}
 			r.wantGrants(want...)
 		})
 	}
 }
 
-// The kernel is asked once at a time, and not for all that is in it.
+// The kernel is asked one question at a time, and only for the grants that matter.
 func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -142,7 +142,7 @@ func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if m.asked != nil {
-			t.Errorf("asked for %v, and there are no grants", m.asked)
+			t.Errorf("asked for %v, although there are no grants", m.asked)
 		}
 		answer := make(chan bool)
 		m.do(func() { m.answer = answer })
@@ -155,13 +155,13 @@ func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 			t.Errorf("asked for %v, want the one of the door with single_use, once", m.asked)
 		}
 		if m.reads != reads {
-			t.Errorf("all grants were read %d times, and nobody had changed anything", m.reads-reads)
+			t.Errorf("all grants were read %d times, although nobody had changed anything", m.reads-reads)
 		}
 	})
 }
 
-// Everybody's grant is one grant, and one in each family to the kernel. Whichever
-// way its end comes to be known, none is left.
+// Everybody's grant is a single one for the door, and one in each family for the kernel.
+// However the door learns that it was spent, none is left.
 func TestEverybodysGrantIsSpentOnce(t *testing.T) {
 	for what, notice := range map[string]func(*running){
 		"upkeep":           func(*running) { time.Sleep(upkeepInterval) },
@@ -179,14 +179,14 @@ func TestEverybodysGrantIsSpentOnce(t *testing.T) {
 			r.wantGrants()
 			m.do(func() {
 				if len(m.grants) > 0 {
-					t.Errorf("after %s the kernel lets %v in, and the grant was spent", what, m.grants)
+					t.Errorf("after %s the kernel lets %v in, although the grant was spent", what, m.grants)
 				}
 			})
 		})
 	}
 }
 
-// A kernel that does not answer is asked again, with the next upkeep and not at once.
+// A kernel that does not answer is asked again at the next upkeep, not at once.
 func TestAKernelThatDoesNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -209,7 +209,7 @@ func TestAKernelThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// crowd is so many sources.
+// crowd returns n sources.
 func crowd(n int) (all []netip.Prefix) {
 	for i := range n {
 		all = append(all, door.Source(netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)})))
@@ -217,8 +217,8 @@ func crowd(n int) (all []netip.Prefix) {
 	return all
 }
 
-// crowded has the store and the kernel of a machine have grants of a crowd, at a door
-// that stands open, until a moment.
+// crowded gives a crowd grants until a moment, in the store and in the kernel of a
+// machine, at a door that is open.
 func (m *machine) crowded(t *testing.T, path, text string, all []netip.Prefix, until time.Time) {
 	t.Helper()
 	r := run(t, m, path, text)
@@ -234,8 +234,8 @@ func (m *machine) crowded(t *testing.T, path, text string, all []netip.Prefix, u
 	})
 }
 
-// A start does not wait for the kernel's grants, however many there are, and knocks
-// come between any two pages of them. What was lost meanwhile is found.
+// A start does not wait for the kernel's grants, however many there are, and knocks are
+// handled between any two pages of them. Grants that were lost are noticed.
 func TestAStartWithManyGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n, lost = 5 * pageSize, 7
@@ -271,8 +271,8 @@ func TestAStartWithManyGrants(t *testing.T) {
 	})
 }
 
-// Of a door with very many grants the kernel's list is spared a start, and asked for
-// when somebody else has changed something.
+// If a door has very many grants, a start does not read the kernel's list of them. It is
+// read once somebody else has changed something.
 func TestALongListIsSpared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, all := newMachine(), configPath(t), crowd(maxListed+1)
@@ -296,7 +296,8 @@ func TestALongListIsSpared(t *testing.T) {
 	})
 }
 
-// What a foreign flush took is given again in parts, with knocks between them.
+// Grants that somebody else's flush took are given again in parts, with knocks between
+// them.
 func TestManyGrantsAreGivenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 5 * pageSize
@@ -327,7 +328,8 @@ func TestManyGrantsAreGivenAgain(t *testing.T) {
 	})
 }
 
-// Going dark, and the end of many grants at once, cost a turn no more than a few do.
+// Going dark, and the end of many grants at once, cost a turn no more than if there were
+// few.
 func TestTheEndOfManyGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 5 * pageSize
@@ -346,10 +348,10 @@ func TestTheEndOfManyGrants(t *testing.T) {
 		r.stop()
 		m.crowded(t, path, sshDoor, all, time.Now().Add(time.Minute))
 		r = restart(t, m, path)
-		time.Sleep(time.Minute) // what several turns end may be one commit, which no turn waits for
+		time.Sleep(time.Minute) // what several turns end may be saved in one commit, for which no turn waits
 		synctest.Wait()
 		if got := r.status().GrantsTotal; got != 0 || len(m.claims) > 0 {
-			t.Errorf("all are over, and %d have a grant, on disk %d", got, len(m.claims))
+			t.Errorf("all are over, but %d have a grant, on disk %d", got, len(m.claims))
 		}
 	})
 }
@@ -391,8 +393,8 @@ func TestTheEndOfManyGrantsAtManyDoors(t *testing.T) {
 	})
 }
 
-// A door that is emptied has what is given after that in the same turn, and nothing of
-// what was given before.
+// A door that is emptied in the middle of a turn has the grants that are given later in
+// that turn, and none of those before.
 func TestEmptiedInTheMidstOfATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -417,7 +419,7 @@ func TestEmptiedInTheMidstOfATurn(t *testing.T) {
 	})
 }
 
-// tardy is a kernel that is slow to say anything about more than one source.
+// tardy is a kernel that takes long to answer about more than one source.
 type tardy struct{ *kernel }
 
 func (k tardy) Ends(grants []fence.Grant) ([]time.Time, error) {
@@ -427,8 +429,8 @@ func (k tardy) Ends(grants []fence.Grant) ([]time.Time, error) {
 	return k.kernel.Ends(grants)
 }
 
-// What was open to everybody and is no more when the daemon starts is not drawn out by
-// who is in, however long the comparison of all other grants takes.
+// If everybody's grant has ended by the time the daemon starts, presence does not prolong
+// it, however long the comparison of all other grants takes.
 func TestNobodyDrawsOutWhatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -453,7 +455,7 @@ func TestNobodyDrawsOutWhatHasEnded(t *testing.T) {
 	})
 }
 
-// What somebody else put into the kernel, and no door knows, goes.
+// Grants that somebody else put into the kernel, and no door knows, are removed.
 func TestStrangeGrantsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -472,7 +474,8 @@ func TestStrangeGrantsGo(t *testing.T) {
 	})
 }
 
-// What a crash left at a door that is not open goes at once, whatever the comparison takes.
+// Grants that a crash left at a door that is not open are removed at once, however long
+// the comparison takes.
 func TestADarkDoorIsEmptiedAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -485,7 +488,7 @@ func TestADarkDoorIsEmptiedAtTheStart(t *testing.T) {
 		r = restart(t, m, path)
 		r.wantState("dark")
 		if len(m.grants) > 0 {
-			t.Errorf("the door is dark, and the kernel lets %v in", m.grants)
+			t.Errorf("the door is dark, but the kernel lets %v in", m.grants)
 		}
 		close(m.answer)
 	})

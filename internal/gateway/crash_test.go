@@ -13,9 +13,9 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// What a crash between fence and store, or time without a daemon, leaves behind
-// is made one again at the start. Each case begins with a door that is open to
-// the visitor for another 20 s.
+// At a start, fence and store are made to agree again after a crash between them or
+// time without a daemon. Each case begins with a door that is open to the visitor for
+// another 20 s.
 func TestWhatACrashLeftIsMadeOneAgain(t *testing.T) {
 	key := grantKey{"ssh", door.Source(visitor)}
 	for _, tt := range []struct {
@@ -80,7 +80,7 @@ func TestWhatACrashLeftIsMadeOneAgain(t *testing.T) {
 	}
 }
 
-// claimsEarlier has the claims on disk end earlier.
+// claimsEarlier makes the claims on disk end earlier.
 func (m *machine) claimsEarlier(by time.Duration) {
 	for k, c := range m.claims {
 		c.Until = c.Until.Add(-by)
@@ -88,7 +88,7 @@ func (m *machine) claimsEarlier(by time.Duration) {
 	}
 }
 
-// A disk that is full when the machine boots is no reason to guard nothing.
+// The doors are guarded even if the disk is full when the machine boots.
 func TestAFullDiskAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -117,7 +117,7 @@ func TestARollbackThatFailsIsTriedAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if s, _ := r.Status(); s.Pending == nil || s.Doors[0].Name != "web" {
-			t.Fatalf("with a kernel that takes nothing: pending %v, doors %v", s.Pending, s.Doors)
+			t.Fatalf("with a kernel that refuses everything: pending %v, doors %v", s.Pending, s.Doors)
 		}
 		m.do(func() { m.broken = nil })
 		time.Sleep(fenceRetry)
@@ -128,8 +128,8 @@ func TestARollbackThatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
-// A change that the kernel would not take is no reason to take a grant away,
-// nor to believe that an older one is the new one.
+// If the kernel refuses a change, no grant is taken away, nor is an older one taken for
+// the new one.
 func TestAGrantThatTheKernelWouldNotTake(t *testing.T) {
 	key := grantKey{"ssh", door.Source(visitor)}
 	for _, singleUse := range []string{"", "single_use = true\n"} {
@@ -151,7 +151,7 @@ func TestAGrantThatTheKernelWouldNotTake(t *testing.T) {
 	}
 }
 
-// What a door had when it went does not come back with it.
+// When a door goes and comes back, nothing that it had comes back with it.
 func TestADoorThatGoesTakesAllAlong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -161,7 +161,7 @@ func TestADoorThatGoesTakesAllAlong(t *testing.T) {
 		write(t, path, webDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
 		if len(m.claims)+len(m.banned) != 0 {
-			t.Errorf("the door is gone, and on disk are %v and %v", m.claims, m.banned)
+			t.Errorf("the door is gone, but on disk are %v and %v", m.claims, m.banned)
 		}
 		write(t, path, sshDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
@@ -176,7 +176,7 @@ func TestADoorThatGoesTakesAllAlong(t *testing.T) {
 	})
 }
 
-// An operator whose order the kernel does not take yet is told so.
+// The answer to an order that the kernel does not accept yet says so.
 func TestAnOrderThatTheKernelDoesNotTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()

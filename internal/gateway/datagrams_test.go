@@ -20,8 +20,8 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// letter is a kind of knock that hears UDP: each datagram says what its verdict is. It
-// remembers what it has taken to be right, under its own name, and is right once.
+// letter is a kind of knock that hears UDP: each datagram says what its verdict is. A right
+// one leaves a mark with its own text as the key, and is right only once.
 type letter struct{}
 
 func (letter) Name() string       { return "letter" }
@@ -30,17 +30,22 @@ func (letter) Needs() knock.Needs { return knock.Needs{} }
 func (letter) Read(t *tables.Table) knock.Rule {
 	p, _ := t.At("port").Port(port.UDP)
 	first := t.At("first").Bool(true)
-	return letterRule{port: p, first: first}
+	return letterRule{port: p, first: first, streams: t.At("streams").Bool(false)}
 }
 
 type letterRule struct {
 	knock.Rule
-	port  uint16
-	first bool
+	port    uint16
+	first   bool
+	streams bool // carry letters, too
 }
 
 func (r letterRule) Hears() []knock.Place {
-	return []knock.Place{{Medium: knock.Datagrams, Port: r.port}}
+	all := []knock.Place{{Medium: knock.Datagrams, Port: r.port}}
+	if r.streams {
+		all = append(all, knock.Place{Medium: knock.Streams, Port: r.port})
+	}
+	return all
 }
 func (r letterRule) ForAll() bool         { return false }
 func (r letterRule) Warnings() []string   { return nil }
@@ -75,12 +80,15 @@ func (l *letters) Hear(h knock.Heard) []knock.Verdict {
 		v.Marks = []knock.Mark{{Key: said, Value: []byte("seen")}}
 	}
 	v.Answer = func(o knock.Outcome) []byte {
-		return fmt.Appendf(nil, "%s: open %t for %s, waits %t", said, o.Open, time.Until(o.Until).Round(time.Second), o.Waits)
+		if o.Refused != "" {
+			return fmt.Appendf(nil, "%s: %s", said, o.Refused)
+		}
+		return fmt.Appendf(nil, "%s: open %t for %s, waits %t", said, o.Open, o.Left.Round(time.Second), o.Waits)
 	}
 	return []knock.Verdict{v}
 }
 
-// withLetters has the kind on the list for a test.
+// withLetters puts the kind on the list for a test.
 func withLetters(t *testing.T) {
 	before := kinds.All
 	kinds.All = append(slices.Clone(before), letter{})
@@ -96,7 +104,7 @@ port = 5005
 // letterDoor has no service, so that it opens at once.
 var letterDoor = strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1) + letterKnock
 
-// write sends a datagram as the listener hands it on.
+// write hands the gateway a datagram, as the listener does.
 func (r *running) write(from netip.Addr, said string) {
 	r.Hear([]knock.Heard{letterFrom(from, said)})
 	synctest.Wait()
@@ -107,7 +115,7 @@ func letterFrom(from netip.Addr, said string) knock.Heard {
 		Path: knock.Path{From: netip.AddrPortFrom(from, 4444), To: netip.MustParseAddrPort("198.51.100.1:5005"), If: 2}}
 }
 
-// answered takes what was answered so far.
+// answered returns the answers since its last call.
 func (m *machine) answered() (all []string) {
 	m.do(func() { all, m.answers = m.answers, nil })
 	return all
@@ -120,7 +128,7 @@ func (r *running) wantAnswers(want ...string) {
 	}
 }
 
-// A visitor is told what a knock has led to when that has happened, and once.
+// A visitor gets an answer once what the knock leads to has happened, and only one.
 func TestAnswers(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -150,11 +158,11 @@ func TestAnAnswerWhileTheServiceStarts(t *testing.T) {
 		close(m.slow)
 		synctest.Wait()
 		r.wantState("open")
-		r.wantAnswers()
+		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
 	})
 }
 
-// Nobody is told that a door is open before its mark is on disk, or if it cannot be.
+// No answer says that a door is open before the mark is on disk, or if it cannot be saved.
 func TestAnswersWaitForMarks(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -178,7 +186,7 @@ func TestAnswersWaitForMarks(t *testing.T) {
 	})
 }
 
-// Who is penalised is heard no more and told nothing, and what may be forged penalises
+// A penalised source is ignored and gets no answer, and what may be forged penalises
 // nobody.
 func TestDatagramsAndPenalties(t *testing.T) {
 	withLetters(t)
@@ -194,9 +202,10 @@ func TestDatagramsAndPenalties(t *testing.T) {
 		}
 		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
 		proven := letterFrom(visitor6, "wrong")
-		proven.Proven = true // as no datagram is today
+		proven.Proven = true
 		r.Hear([]knock.Heard{proven})
 		synctest.Wait()
+		r.wantAnswers("[2001:db8::7]:4444 wrong: wrong")
 		r.touch(visitor, 59001)
 		r.write(visitor, "open 2")
 		r.wantAnswers()
@@ -206,15 +215,15 @@ func TestDatagramsAndPenalties(t *testing.T) {
 	})
 }
 
-// The listener hears where the doors do, holds all other places, and has the openers of the
-// configuration in use.
+// The listener hears at the places of doors that hear, holds all other places, and has the
+// openers of the configuration in use.
 func TestTheListenerForDatagrams(t *testing.T) {
 	withLetters(t)
 	const there = letterKnock + "\n"
 	open := func(m *machine) (all []string) {
 		m.do(func() {
-			for _, p := range slices.Sorted(maps.Keys(m.openers)) {
-				all = append(all, fmt.Sprintf("%d %v", p, m.openers[p]))
+			for at, by := range m.openers {
+				all = append(all, fmt.Sprintf("%d %v", at.Port, by))
 			}
 		})
 		return all
@@ -251,24 +260,60 @@ func TestTheListenerForDatagrams(t *testing.T) {
 	})
 }
 
-// Who asks is told why datagrams came to nothing, where a knock hears any.
+// Where a rule hears streams the port is listened on, its connections are handed over, and
+// whoever takes them has the opener; while nothing is heard the port is held.
+func TestTheListenerForStreams(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), letterDoor+"streams = true\n")
+		place := knock.Place{Medium: knock.Streams, Port: 5005}
+		want := func(what string, heard bool) {
+			t.Helper()
+			synctest.Wait()
+			m.do(func() {
+				by, given := m.openers[place]
+				if got := slices.Contains(m.streams, 5005); got != heard || !given || (by != nil) != heard || !slices.Contains(m.held, 5005) {
+					t.Errorf("%s: handed over %t, opened by %v, held %v; want %t", what, got, by, m.held, heard)
+				}
+			})
+		}
+		want("at the start", true)
+		r.Hear([]knock.Heard{{Source: visitor, Place: place, Time: time.Now(), Said: "open 1", Proven: true,
+			Path: knock.Path{From: netip.AddrPortFrom(visitor, 4444), Stream: 7}}})
+		synctest.Wait()
+		if _, ok := m.grants[grantKey{"ssh", door.Source(visitor)}]; !ok {
+			t.Errorf("grants %v, want one of %v", m.grants, visitor)
+		}
+		m.do(func() { m.seen = door.Seen{NoData: "no log data"} })
+		time.Sleep(time.Hour)
+		want("in failsafe", false)
+		m.do(func() { m.taken = []uint16{5006} })
+		write(t, r.path, strings.ReplaceAll(letterDoor, "5005", "5006")+"streams = true\n")
+		if got := r.order(control.ApplyRequest{Action: "apply"}); !strings.Contains(got, "5006/tcp: address already in use") {
+			t.Errorf("a port that is taken: %q", got)
+		}
+	})
+}
+
+// The metrics count dropped datagrams by reason, if a knock hears datagrams.
 func TestDatagramsThatCameToNothing(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), letterDoor)
-		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5}
+		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5, "replied": 6}
 		if got := r.ReadMetrics().Datagrams; !maps.Equal(got, want) {
 			t.Errorf("datagrams %v, want %v", got, want)
 		}
 		write(t, r.path, sshDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
 		if got := r.ReadMetrics().Datagrams; got != nil {
-			t.Errorf("datagrams %v, where no knock hears any", got)
+			t.Errorf("datagrams %v, although no knock hears any", got)
 		}
 	})
 }
 
-// What has died is opened again, and the trail says where.
+// A socket that has died is opened again, and the trail says which.
 func TestADatagramSocketThatDied(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -296,8 +341,8 @@ func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
 	}
 }
 
-// What two listeners have heard by now reaches the doors in the order of its time, and one
-// turn takes in no more than so much.
+// What two listeners have heard reaches the doors in the order of its times, and one turn
+// handles only so much.
 func TestTheOrderOfTwoListeners(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log)
@@ -316,11 +361,11 @@ func TestTheOrderOfTwoListeners(t *testing.T) {
 		t.Errorf("%d were heard, want %d, in the order of their times", len(got), maxBatch+2)
 	}
 	if len(g.heard) != 1 {
-		t.Errorf("%d batches wait, want 1: a turn takes in no more than it began with", len(g.heard))
+		t.Errorf("%d batches wait, want 1: a turn handles no more than there was when it began", len(g.heard))
 	}
 }
 
-// So many visitors are answered in a second, and no more.
+// Only so many visitors are answered in a second.
 func TestAnswersAreBounded(t *testing.T) {
 	v, n := newVisitors(), 0
 	for v.may(verdictsStart) {
@@ -339,12 +384,12 @@ type patient struct {
 
 func (p patient) isBehind() bool { *p.asked++; return p.late }
 
-type patientEar struct {
+type patientListener struct {
 	*tcpListener
 	patient
 }
 
-func (p *patientEar) Behind() bool { return p.isBehind() }
+func (p *patientListener) Behind() bool { return p.isBehind() }
 
 type patientMail struct {
 	*udpListener
@@ -353,27 +398,27 @@ type patientMail struct {
 
 func (p *patientMail) Behind() bool { return p.isBehind() }
 
-// Nobody is judged for time while one of the listeners is behind; both are asked each time,
-// since they answer for the time since they were.
+// No knock is judged late while one of the listeners is behind. Both are asked each time,
+// since each answers for the time since it was last asked.
 func TestEitherListenerMayBeBehind(t *testing.T) {
 	for _, tt := range []struct{ touches, datagrams, want bool }{
 		{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true},
 	} {
 		asked := 0
-		w := World{Touches: &patientEar{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
+		w := World{Touches: &patientListener{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
 		if got := w.behind(); got != tt.want || asked != 2 {
 			t.Errorf("%+v: behind %t, %d were asked", tt, got, asked)
 		}
 	}
 }
 
-// A kind that hears datagrams and cannot open them is told of, and hears none.
+// A kind that hears datagrams but has no opener is reported, and hears none.
 func TestAKindThatOpensNothing(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
 	g.syncListeners()
 	ports := g.listeners.udp.(*udpListener).openers
-	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
+	if by, held := ports[knock.Place{Medium: knock.Datagrams, Port: 5005}]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
 		t.Errorf("the listener has %v, its problem is %q", ports, g.listeners.problem)
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// What is in the audit trail of a configuration: what it was before and is after, and
-// which keys differ.
+// A record of a change of the configuration has the hashes before and after it, and which
+// keys differ.
 func TestTheTrailOfConfigurations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -79,7 +79,7 @@ func TestTheTrailOfConfigurations(t *testing.T) {
 	})
 }
 
-// A record is not longer for a longer file.
+// A record does not grow with the file.
 func TestAChangeOfAllDoorsIsOneRecord(t *testing.T) {
 	many := func(n int, openFor string) []byte {
 		var text strings.Builder
@@ -99,12 +99,12 @@ func TestAChangeOfAllDoorsIsOneRecord(t *testing.T) {
 			want += ".open_for"
 		}
 		if len(got) != n || got[0] != want || n > maxDoors && got[maxDoors] != "and 1 more" {
-			t.Errorf("of %d keys %d are told: %.3q, want %s first", n, len(got), got, want)
+			t.Errorf("of %d keys %d are listed: %.3q, want %s first", n, len(got), got, want)
 		}
 	}
 }
 
-// Whether the file is what is in use is told by status: at most a second late, and
+// Status says whether the file is the same as what is in use: at most a second late, and
 // without waiting long for a disk that hangs.
 func TestStatusTellsWhetherTheFileDiffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestDiff(t *testing.T) {
 		cancel()
 		write(t, path, sshDoor)
 		if _, err := r.Diff(gone); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("for who has gone: %v", err)
+			t.Errorf("for a client that has gone: %v", err)
 		}
 		r.stop()
 		if _, err := r.Diff(t.Context()); err != error(endsFirst) {

@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// disk is a machine's, with the store on it.
+// disk is a machine's disk, with the store on it.
 type disk machine
 
 func (d *disk) Load() (store.State, error) {
@@ -42,7 +42,7 @@ func sorted[K comparable, V any](m map[K]V, by func(a, b V) int) []V {
 	return slices.SortedFunc(maps.Values(m), by)
 }
 
-// Commit makes a change in the order that store.Change tells.
+// Commit makes a change in the order that store.Change documents.
 func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 	d.effect()
 	d.mu.Lock()
@@ -80,7 +80,7 @@ func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 	return c.Records, nil
 }
 
-// end carries out what comes first of a change.
+// end carries out the parts of a change that come first.
 func (d *disk) end(c *store.Change) {
 	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ store.Grant) bool { return slices.Contains(c.ClearGrants, k.Door) })
 	maps.DeleteFunc(d.banned, func(k store.PenaltyKey, _ store.Penalty) bool { return slices.Contains(c.ClearPenalties, k.Door) })

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,17 +19,19 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
 // keyChange is a change of one key of the configuration, and how it shows.
 type keyChange struct {
 	key      string // with the door's name as *
-	from, to string // parts of everyKey or everyCommand; from "": to is added at the end
-	also     string // is at the end of it before and after the change
-	// before brings the gateway to where the change finds it; nil for nothing.
+	from, to string // parts of everyKey or everyCommand; if from is "", to is added at the end
+	also     string // added at the end before and after the change
+	// before brings the gateway into the state in which the change is made; nil for nothing.
 	before func(*keyed)
-	// see says how the gateway behaves: was without the change, is with it.
+	// see returns how the gateway behaves: was without the change, is with it.
 	see     func(*keyed) string
 	was, is string
 	refused string // how the answer to apply begins if the change is not taken into use
@@ -64,8 +68,8 @@ var everyCommand = strings.Replace(everyKey, `unit = "ssh.service"`, `start = ["
 stop = ["/bin/stop"]
 status = ["/bin/status"]`, 1)
 
-// keyed is a gateway whose machine does as the configuration of a door says:
-// presence is looked for where it says, and what it names is run.
+// keyed is a gateway whose machine follows the configuration of a door: it looks for
+// presence where that says, and runs the commands that it names.
 type keyed struct {
 	*running
 	machine   *machine // whose mutex guards the rest
@@ -73,6 +77,7 @@ type keyed struct {
 	noJournal bool     // the journal has no entry
 	hangs     bool     // services do not stop
 	ran       []string // commands, each once
+	uses      []knock.Use
 }
 
 func (k *keyed) look(c config.Door) func(context.Context) Observation {
@@ -91,7 +96,7 @@ func (k *keyed) look(c config.Door) func(context.Context) Observation {
 	}
 }
 
-// behind is a door's service.
+// behind is the service behind a door.
 type behind struct {
 	*unit
 	k *keyed
@@ -141,7 +146,7 @@ func (k *keyed) state(ports ...uint16) string {
 	return k.status().State
 }
 
-// grants says who has a grant, and for how long.
+// grants returns who has a grant, and for how long.
 func (k *keyed) grants() string {
 	var all []string
 	for _, g := range k.status().Grants {
@@ -150,7 +155,66 @@ func (k *keyed) grants() string {
 	return strings.Join(all, ", ")
 }
 
-// commands knocks, closes, and says what ran.
+// sealedKnock is a way that goes by files. What its kind makes of the rules that it is told
+// to use is for its own tests.
+const sealedKnock = "[[door.ssh.knock]]\nkind = \"sealed\"\n"
+
+// spied is a kind that has something in common, and remembers what it was told to use.
+type spied struct {
+	knock.Keeper
+	uses *[]knock.Use
+}
+
+func (s spied) Keep(random io.Reader, marks []knock.Mark) knock.Kept {
+	return spiedKept{s.Keeper.Keep(random, marks), s.uses}
+}
+
+type spiedKept struct {
+	knock.Kept
+	uses *[]knock.Use
+}
+
+func (k spiedKept) Use(now time.Time, uses []knock.Use) []string {
+	*k.uses = uses
+	return k.Kept.Use(now, uses)
+}
+
+// spy puts it in the place of the kind.
+func (k *keyed) spy(t *testing.T) {
+	before := kinds.All
+	kinds.All = slices.Clone(before)
+	t.Cleanup(func() { kinds.All = before })
+	for i, kind := range kinds.All {
+		if keeper, ok := kind.(knock.Keeper); ok {
+			kinds.All[i] = spied{keeper, &k.uses}
+		}
+	}
+}
+
+// usedAs returns a field of the rule that the kind was told to use.
+func usedAs(field string) func(*keyed) string {
+	return func(k *keyed) string {
+		if len(k.uses) != 1 {
+			return fmt.Sprintf("%d rules are in use", len(k.uses))
+		}
+		return fmt.Sprint(reflect.ValueOf(k.uses[0].Rule).FieldByName(field))
+	}
+}
+
+// openUDP returns the UDP ports where datagrams are opened.
+func (k *keyed) openUDP() string {
+	var all []string
+	k.m.do(func() {
+		for at, by := range k.m.openers {
+			if by != nil && at.Medium == knock.Datagrams {
+				all = append(all, fmt.Sprint(at.Port))
+			}
+		}
+	})
+	return strings.Join(all, " ")
+}
+
+// commands knocks, closes, and returns the commands that ran.
 func (k *keyed) commands() string {
 	k.machine.do(func() { k.ran = nil })
 	k.knock().order(control.CloseRequest{Door: "ssh"})
@@ -158,8 +222,8 @@ func (k *keyed) commands() string {
 	return strings.Join(k.ran, " ")
 }
 
-// stopTakes closes a door whose service does not stop, and says for how long it
-// is waited for.
+// stopTakes closes a door whose service does not stop, and returns how long the gateway
+// waits for it.
 func (k *keyed) stopTakes() string {
 	k.machine.do(func() { k.hangs = true })
 	since := time.Now()
@@ -169,7 +233,7 @@ func (k *keyed) stopTakes() string {
 	return time.Since(since).String()
 }
 
-// knockAndConnect is how a door comes to be open with somebody in.
+// knockAndConnect opens the door and has somebody come in.
 func knockAndConnect(k *keyed) {
 	k.knock()
 	k.machine.do(func() { k.connected = true })
@@ -180,10 +244,10 @@ func noJournal(k *keyed) {
 	k.after(time.Minute).wantState("failsafe")
 }
 
-// guards is what the kernel was told of the door.
+// guards returns the door as the kernel guards it.
 func (k *keyed) guards() fence.Door { return k.m.doors[0] }
 
-// host is what the configuration in use says about it.
+// host returns the host in the configuration in use.
 func (k *keyed) host() (host string) {
 	k.sync(func(time.Time) { host = k.Gateway.config.Gateway.Host })
 	return host
@@ -255,11 +319,20 @@ var keyChanges = []keyChange{
 		was: "5m0s", is: "7m0s"},
 	{key: "door.*.knock.scope", from: `"source"`, to: `"door"`,
 		see: func(k *keyed) string { return k.knock().grants() }, was: "192.0.2.2 30s", is: "any 1h0m0s"},
-	{key: "door.*.knock.scope", from: `"door"`, to: `"source"`, before: knockAndConnect, // not for ever open to everybody
+	{key: "door.*.knock.scope", from: `"door"`, to: `"source"`, before: knockAndConnect, // not open to everybody forever
 		see: func(k *keyed) string { return k.after(61 * time.Minute).grants() }, was: "any 1h0m0s", is: ""},
+	{key: "door.*.knock.port", also: sealedKnock, to: "port = 5005\n", see: (*keyed).openUDP, was: "41641", is: "5005"},
+	{key: "door.*.knock.carriers", also: sealedKnock, to: "carriers = [\"udp\", \"tcp\"]\n", see: usedAs("TCP"), was: "false", is: "true"},
+	{key: "door.*.knock.identity", also: sealedKnock, to: "identity = \"/keys/id\"\n", see: usedAs("Identity"), was: "/etc/doorward/sealed.key", is: "/keys/id"},
+	{key: "door.*.knock.keys", also: sealedKnock, to: "keys = \"/keys/them\"\n", see: usedAs("Keys"), was: "/etc/doorward/authorized_keys", is: "/keys/them"},
+	{key: "door.*.knock.secrets", also: sealedKnock, to: "secrets = \"/keys/s\"\n", see: usedAs("Secrets"), is: "/keys/s"},
+	{key: "door.*.knock.revoked", also: sealedKnock, to: "revoked = \"/keys/r\"\n", see: usedAs("Revoked"), is: "/keys/r"},
+	{key: "door.*.knock.one_way", also: sealedKnock, to: "one_way = true\n", see: usedAs("OneWay"), was: "false", is: "true"},
+	{key: "door.*.knock.any_source", also: sealedKnock + "one_way = true\n", to: "any_source = true\n", see: usedAs("AnySource"), was: "false", is: "true"},
+	{key: "door.*.knock.max_open_for", also: sealedKnock, to: "max_open_for = \"2h\"\n", see: usedAs("MaxOpenFor"), was: "1h0m0s", is: "2h0m0s"},
 }
 
-// runs says which units run.
+// runs returns which units run.
 func (k *keyed) runs() (all string) {
 	k.m.do(func() {
 		maps.DeleteFunc(k.m.running, func(_ string, runs bool) bool { return !runs })
@@ -268,7 +341,7 @@ func (k *keyed) runs() (all string) {
 	return all
 }
 
-// text is the configuration without the change, and with it.
+// text returns the configuration without the change, and with it.
 func (c *keyChange) text(t *testing.T) (before, after string) {
 	t.Helper()
 	before = everyKey
@@ -288,13 +361,14 @@ func (c *keyChange) text(t *testing.T) (before, after string) {
 	return before, strings.Replace(before, c.from, c.to, 1)
 }
 
-// tryKey runs a gateway on a configuration, applies the changed one if that is
-// asked for, and says what is seen then and how apply was answered.
+// tryKey runs a gateway on a configuration, applies the changed one if apply is set, and
+// returns what is seen then and what apply answered.
 func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 	synctest.Test(t, func(t *testing.T) {
 		before, after := c.text(t)
 		path := configPath(t)
 		k := &keyed{machine: newMachine()}
+		k.spy(t)
 		k.running = runWith(t, k.machine, path, before, func(w *World) {
 			w.Look = k.look
 			w.Service = func(d config.Door) Service { return &behind{&unit{k.machine, d.Service.Unit}, k, d.Service} }
@@ -314,8 +388,8 @@ func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 	return seen, answered
 }
 
-// Of every key it shows that a change of it takes effect with apply, or apply
-// refuses it. A key that is new needs a line above.
+// Every key takes effect with apply, or apply refuses the change. A new key needs a line
+// above.
 func TestEveryKeyTakesEffect(t *testing.T) {
 	tried := map[string]bool{}
 	for _, c := range keyChanges {
@@ -336,8 +410,8 @@ func TestEveryKeyTakesEffect(t *testing.T) {
 	}
 }
 
-// everyKeyOf returns the keys that the reference documents, which are all
-// (config.TestReferenceIsWhole), with doors named *.
+// everyKeyOf returns the keys that the reference documents, which are all keys
+// (config.TestReferenceIsWhole), with * for the names of doors.
 func everyKeyOf(t *testing.T) []string {
 	t.Helper()
 	var tree map[string]any

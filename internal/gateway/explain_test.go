@@ -16,7 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// explainedDoor is a door with a service, and two knocks, which some never need.
+// explainedDoor is a door with a service, two knocks, and sources that need not knock.
 var explainedDoor = strings.Replace(sshDoor, "[door.ssh.service]", "always = [\"198.51.100.0/24\"]\n[door.ssh.service]", 1) + `
 [[door.ssh.knock]]
 kind = "touch"
@@ -24,8 +24,8 @@ listen = [59100, 59101, 59102]
 touch = [59101]
 `
 
-// lines are an explanation of one door, a line each: the verdict, what lets the source
-// in, what is in the way, and what was refused.
+// lines returns the explanation of one door, a line each for the verdict, what lets the
+// source in, what is in the way, and what was refused.
 func (r *running) lines(source string) []string {
 	r.t.Helper()
 	e, err := r.Explain(r.t.Context(), netip.MustParseAddr(source), "ssh")
@@ -66,7 +66,8 @@ func (r *running) wantLines(what, source string, want ...string) {
 	}
 }
 
-// What would happen to a connection is told in every state, with all that is in its way.
+// An explanation says in every state of the door what a connection would meet, with all
+// that is in its way.
 func TestExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
@@ -131,8 +132,8 @@ func TestExplain(t *testing.T) {
 	})
 }
 
-// The kernel has the last word, and where it says something else than the daemon, that
-// is said.
+// The kernel has the last word, and if it disagrees with the daemon the explanation says
+// so.
 func TestExplainAsksTheKernel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -159,13 +160,13 @@ func TestExplainAsksTheKernel(t *testing.T) {
 		synctest.Wait()
 		got := r.lines("198.51.100.7")
 		if got[0] != "perhaps in, no knock" || !strings.HasPrefix(got[2], "fence_down: the fence is not as it should be, so the wrong people may get in, or nobody: ") {
-			t.Errorf("without a fence: %q, want that nobody knows", got)
+			t.Errorf("without a fence: %q, want that it is not known", got)
 		}
 	})
 }
 
-// A door that does not exist is an error, and all doors are asked where none is named,
-// in the order of the configuration.
+// A door that does not exist is an error. If no door is named, all are explained, in the
+// order of the configuration.
 func TestExplainAllDoors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -203,8 +204,8 @@ func TestExplainAllDoors(t *testing.T) {
 	})
 }
 
-// Refused knocks are counted, and those that were told as a network's are not counted
-// twice; those before the start as the trail tells them.
+// Refused knocks are counted, but the penalty of a whole network is not one more. Those
+// before the start are counted according to the trail.
 func TestStatusCountsGuesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -212,7 +213,7 @@ func TestStatusCountsGuesses(t *testing.T) {
 		if got := r.status().Guesses.Day; got.Refused != 0 || !got.Since.Equal(time.Now().Add(-24*time.Hour)) {
 			t.Errorf("at first: %v, want none in a day", got)
 		}
-		for n := range 6 { // of one /56, which is penalised with the fourth
+		for n := range 6 { // from one /56, which is penalised from the fourth on
 			r.touch(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", n)), 59001)
 		}
 		time.Sleep(90 * time.Minute)

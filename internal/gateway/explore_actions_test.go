@@ -18,11 +18,11 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// scene is what one exploration is about: the machine, and how often each kind
-// of thing may happen on a trip. What is not named does not happen.
+// scene is what one exploration is about: the machine, and how often each kind of
+// action may happen on a trip. Kinds that are not named do not happen.
 type scene struct {
 	name    string
-	files   map[string]file // "ssh" is the one that stands at first
+	files   map[string]file // "ssh" is the first one in use
 	sources []netip.Addr
 	ports   []uint16 // that are touched
 	may     map[string]int
@@ -42,10 +42,10 @@ func lives(t *trip) bool { return t.g != nil }
 func dead(t *trip) bool  { return t.g == nil }
 func nobody()            {}
 
-// confirmTime is what an operator takes to confirm a configuration.
+// confirmTime is how long an operator has to confirm a configuration.
 const confirmTime = 15 * time.Second
 
-// perform does what an action's name says.
+// perform performs the action with a name.
 func (t *trip) perform(name string) {
 	for _, a := range t.scene.actions {
 		if a.name == name {
@@ -57,7 +57,7 @@ func (t *trip) perform(name string) {
 	panic("no action " + name)
 }
 
-// allActions are all that can happen in a scene.
+// allActions returns all actions that can happen in a scene.
 func (sc *scene) allActions() []action {
 	as := []action{
 		{"the daemon starts", "start", dead, (*trip).start},
@@ -134,7 +134,7 @@ func (sc *scene) allActions() []action {
 	return as
 }
 
-// orders are what an operator can say about a source at the first door.
+// orders returns the orders that an operator can give about a source at the first door.
 func (sc *scene) orders(source string) []action {
 	who, _ := parseSource(source)
 	return []action{
@@ -153,7 +153,7 @@ func (sc *scene) orders(source string) []action {
 				return
 			}
 			if t.order(control.CloseRequest{Door: "ssh", Source: source}, nobody) {
-				t.oracle.doors["ssh"].sure = false // who is revoked has not come
+				t.oracle.doors["ssh"].sure = false // a revoked source has not come in
 				leaves := t.oracle.doors["ssh"].leaves
 				leaves[who] = slices.DeleteFunc(leaves[who], func(l leave) bool { return !l.used || t.g.fenceProblem == "" })
 			}
@@ -177,13 +177,13 @@ func (t *trip) wait(more time.Duration) {
 	}
 }
 
-// upkeep is when the gateway asks whether grants were spent.
+// upkeep has the gateway ask whether grants were spent.
 func (t *trip) upkeep() { t.turn(t.g.upkeep) }
 
 // step sets the wall clock.
 func (t *trip) step(by time.Duration) {
 	t.wall += by
-	t.oracle.torn = true // who reads the trail cannot tell what its times mean
+	t.oracle.torn = true // a reader of the trail cannot know what its times mean
 }
 
 func (t *trip) reboot() {
@@ -193,7 +193,7 @@ func (t *trip) reboot() {
 	t.now = t.now.Add(5 * time.Second)
 }
 
-// connect uses a grant, and spends one of single use.
+// connect uses a grant, and spends it at a door with single_use.
 func (t *trip) connect(a netip.Addr) {
 	who := netip.PrefixFrom(a, a.BitLen())
 	for l, end := range t.grants {
@@ -230,7 +230,7 @@ func (t *trip) undo() {
 	})
 }
 
-// apply is the operator's doorward apply, and SIGHUP.
+// apply gives the order of doorward apply, and of SIGHUP.
 func (t *trip) apply(confirm string, force bool) {
 	o, file, at, wall := t.oracle, t.file, t.now, t.clock()
 	before, may, waits := o.inForce, file, !o.deadline.IsZero()
@@ -257,7 +257,7 @@ func (t *trip) apply(confirm string, force bool) {
 	})
 }
 
-// waiting is an order about configurations that was not answered yet.
+// waiting is an order about configurations that has not been answered yet.
 type waiting struct {
 	file     string // that may come into use, "" for none
 	promised bool   // that it is rolled back unless it is kept
@@ -284,7 +284,7 @@ func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
 	})
 }
 
-// may does something in which what is waited for can come into use.
+// may does something during which what an order waits for can come into use.
 func (t *trip) may(w *waiting, do func()) {
 	before, doors := t.oracle.inForce, t.oracle.doors
 	if w.file != "" {
@@ -311,18 +311,19 @@ func (t *trip) may(w *waiting, do func()) {
 	}
 }
 
-// refused says whether an order was not carried out.
+// refused reports whether an order was not carried out.
 func refused(err error) bool {
 	return err != nil && !strings.HasPrefix(err.Error(), "it is done") && !strings.HasPrefix(err.Error(), "the kernel does not have it")
 }
 
-// goesOn has disk and fence do what they were to do.
+// goesOn has disk and fence complete what they were asked to do.
 func (t *trip) goesOn() {
 	t.hangs, t.drags = false, false
 	t.mayWait(t.quiet)
 }
 
-// mayWait does something in which what waits, if something does, can come into use.
+// mayWait does something during which the configuration that waits, if there is one, can
+// come into use.
 func (t *trip) mayWait(do func()) {
 	if w := t.waits; w != nil && t.raised == nil {
 		t.may(w, do)
@@ -331,8 +332,8 @@ func (t *trip) mayWait(do func()) {
 	do()
 }
 
-// killed is kill -9. What the disk was about to take it may have taken, and so may
-// the kernel.
+// killed is kill -9. What was on its way to the disk may have been saved, and what was on
+// its way to the kernel may have been done.
 func (t *trip) killed() {
 	if t.commit != nil && t.choose(2) == 1 {
 		t.commit()
@@ -350,7 +351,7 @@ func (t *trip) stop() {
 	t.dies()
 }
 
-// knockFirst is a right knock of which something must be on disk first.
+// knockFirst is a right knock whose mark must be on disk first.
 func (t *trip) knockFirst(a netip.Addr) {
 	d, who, key := t.oracle.doors["ssh"], door.Source(a), strconv.Itoa(t.left["mark"])
 	d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, lost: true, mark: key})
@@ -370,7 +371,7 @@ func texts(all map[string]string) map[string]file {
 	return files
 }
 
-// A door with a service, whose visitors have each their own progress.
+// A door with a service, at which each visitor has a knock of their own.
 const exploredDoor = `
 [door.ssh]
 ports = ["22/tcp"]
@@ -405,11 +406,11 @@ within = "3s"
 penalty = "12s"
 `
 
-// neverDark has doors not go dark by themselves.
+// neverDark returns a configuration whose doors do not go dark by themselves.
 func neverDark(text string) string { return strings.Replace(text, `idle = "15s"`, `idle = "never"`, 1) }
 
-// oneTouch has a single touch be the knock, for trips that are about what
-// comes after it.
+// oneTouch returns a configuration in which a single touch is the knock, for trips that
+// are about what comes after it.
 func oneTouch(text string) string {
 	return strings.Replace(text, "touch = [59000, 59002]", "touch = [59000]", 1)
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// check holds the machine, and the status of a daemon if one runs, to the
-// promise; healed is false while the kernel's news is still on its way, saved while
-// there is something that the disk does not have yet.
+// check checks the machine, and the status of a daemon if one runs, against the promise.
+// healed is false while the kernel's news is still on its way, and saved while there is
+// something that the disk does not have yet.
 func (o *oracle) check(s *control.Status, healed, saved bool) string {
 	o.m.expire()
 	var bad []string
@@ -68,7 +68,7 @@ func (o *oracle) check(s *control.Status, healed, saved bool) string {
 	return strings.Join(bad, "; ")
 }
 
-// follow takes in a door's state.
+// follow notes a door's state.
 func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 	stood, stands := d.state == "open" || d.state == "opening", s.State == "open" || s.State == "opening"
 	idle := d.came.Add(d.conf.Presence.Idle)
@@ -83,13 +83,13 @@ func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 		say("P4: a right knock while the door closed is forgotten")
 	}
 	if stood && !stands {
-		d.closed(m) // who knocked before must knock again
+		d.closed(m) // those who knocked before must knock again
 	}
 	d.sure = d.sure || stands && d.state == "dark"
 	d.state = s.State
 }
 
-// mayUntil says whether a source was told that it may come in until then.
+// mayUntil reports whether a source has leave to come in until the given time.
 func (d *owed) mayUntil(source netip.Prefix, end time.Time) bool {
 	if source.Bits() == 0 {
 		source = door.Any
@@ -99,13 +99,13 @@ func (d *owed) mayUntil(source netip.Prefix, end time.Time) bool {
 	})
 }
 
-// spent says whether a source's grant was spent, which upkeep is to notice.
+// spent reports whether a source's grant was spent, which upkeep is to notice.
 func (d *owed) spent(source string) bool {
 	who, _ := parseSource(source)
 	return slices.ContainsFunc(d.leaves[who], func(l leave) bool { return l.spent })
 }
 
-// checkPenalties is P5, and that what was told stands.
+// checkPenalties checks P5, and that penalties which status has shown are kept.
 func (d *owed) checkPenalties(m *model, s control.Door, saved bool, say func(string, ...any)) {
 	now := map[netip.Prefix]time.Time{}
 	for _, p := range s.Penalties {
@@ -130,13 +130,13 @@ func (d *owed) checkPenalties(m *model, s control.Door, saved bool, say func(str
 	d.onDisk = now
 	for who := range d.faults {
 		if _, ok := now[who]; !ok {
-			delete(d.faults, who) // it was not told, and is forgotten for good
+			delete(d.faults, who) // status has not shown it, so it is forgotten for good
 		}
 	}
 }
 
-// checkGrants is P6 of the grants, and closes the oracle's door with the real
-// one.
+// checkGrants checks P6 for grants, and closes the oracle's door when the real one
+// closes.
 func (o *oracle) checkGrants(s control.Door, say func(string, ...any)) {
 	kernel := map[string]time.Time{}
 	families := map[string]int{}
@@ -168,14 +168,14 @@ func (o *oracle) checkGrants(s control.Door, say func(string, ...any)) {
 	}
 }
 
-// told is what a reader of the audit trail takes to be so at one door.
+// told is what a reader of the audit trail believes about one door.
 type told struct {
 	state     string
 	grants    map[string]map[string]time.Time // until when, by source and on whose behalf
 	penalties map[string]time.Time
 }
 
-// read is the reader of the audit trail.
+// read reads the audit trail.
 func read(trail []audit.Record) map[string]*told {
 	doors := map[string]*told{}
 	for _, r := range trail {
@@ -210,7 +210,7 @@ func read(trail []audit.Record) map[string]*told {
 	return doors
 }
 
-// penalised is whose penalty a refusal tells: an IPv6 address stands for its /64.
+// penalised returns whose penalty a refusal is about: an IPv6 address stands for its /64.
 func penalised(source string) string {
 	if a, err := netip.ParseAddr(source); err == nil {
 		return door.SourceString(network(a))
@@ -218,7 +218,7 @@ func penalised(source string) string {
 	return source
 }
 
-// armed reads that a failsafe or penalties ended.
+// armed reads a record that a failsafe or penalties ended.
 func (d *told) armed(r audit.Record) {
 	switch {
 	case r.Source != "":
@@ -235,7 +235,7 @@ func (d *told) armed(r audit.Record) {
 	}
 }
 
-// checkTrail is P6 of the audit trail: who reads it knows what status says.
+// checkTrail checks P6 for the audit trail: whoever reads it knows what status says.
 func (o *oracle) checkTrail(s *control.Status, say func(string, ...any)) {
 	trail := read(o.m.trail)
 	for _, sd := range s.Doors {
@@ -262,7 +262,7 @@ func (o *oracle) checkTrail(s *control.Status, say func(string, ...any)) {
 				say("P6: the trail has %s %v, status has %v", what, want, now)
 			}
 		}
-		// A door that closes has no grants; it is told once the service is down.
+		// A door that closes has no grants, but the record comes when the service is down.
 		if sd.State != "closing" && !slices.Contains(grants, "any") {
 			ends := map[string]time.Time{}
 			for source, claims := range d.grants {

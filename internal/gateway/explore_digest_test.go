@@ -13,10 +13,10 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// digest is the same for two trips that nothing can tell apart any more: what
-// gateway, machine and oracle hold, with all times relative to now. It goes
-// through the fields of all packages by reflection, so that no state of theirs
-// is forgotten; what is left out by name decides nothing.
+// digest returns the same number for two trips that nothing can tell apart any more. It
+// is a hash of what gateway, machine and oracle hold, with all times relative to now. It
+// goes through the fields of all packages by reflection, so that no state of theirs is
+// forgotten; the fields that are left out by name decide nothing.
 func (t *trip) digest() uint64 {
 	d := &digest{t: t, wall: t.clock().Round(0), seen: map[unsafe.Pointer]int{}}
 	d.value(reflect.ValueOf(t.model).Elem())
@@ -44,9 +44,9 @@ type digest struct {
 	seen map[unsafe.Pointer]int
 }
 
-// leftOut are the fields that decide nothing: what is only told, what never
-// changes, what a step leaves behind, and ways back up. They go by their names alone,
-// so a name here must decide nothing in any package.
+// leftOut are the fields that decide nothing: what is only reported, what never changes,
+// what a step leaves behind, and pointers to the owner. They are left out by name alone, so
+// a field with such a name must decide nothing in any package.
 var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
 	newer events touches sums store statusCache metricsCache measured work looks replies By stalls gaps gapLogged
@@ -100,7 +100,7 @@ func (d *digest) value(v reflect.Value) {
 	}
 }
 
-// granted writes who has a grant at a door. How the door keeps that decides nothing.
+// granted writes who has a grant at a door. How the door stores that decides nothing.
 func (d *digest) granted(of *door.Door) {
 	now := d.t.clock()
 	for _, c := range of.View(now).Grants {
@@ -110,7 +110,7 @@ func (d *digest) granted(of *door.Door) {
 	}
 }
 
-// penalties writes those of a door, standing and remembered, in an order of their own.
+// penalties writes a door's penalties, in force and remembered, in sorted order.
 func (d *digest) penalties(v reflect.Value) {
 	before := d.text
 	var all []string
@@ -154,7 +154,7 @@ func (d *digest) fields(v reflect.Value) {
 	d.text = append(d.text, '}')
 }
 
-// entries writes a map's entries in an order of their own.
+// entries writes a map's entries in sorted order.
 func (d *digest) entries(v reflect.Value) {
 	before := d.text
 	var all []string

@@ -30,8 +30,8 @@ type fault struct {
 	length time.Duration
 }
 
-// touch takes in a touch that was heard, and says at which doors it made a
-// knock right.
+// touch notes a touch that was heard, and returns the doors at which it completed a right
+// knock.
 func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
 	for _, d := range o.doors {
 		k, who := d.knock(), d.who(a)
@@ -69,8 +69,8 @@ func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
 	return right
 }
 
-// complete says whether the touches have one more right knock in them, all of it
-// young enough. The explored knocks have no order.
+// complete reports whether the touches contain one more right knock, all of it recent
+// enough. The explored knocks have no order.
 func (t *attempt) complete(k touch.Rule, now time.Time) bool {
 	for _, p := range k.Touch {
 		count, latest := 0, time.Time{}
@@ -86,7 +86,7 @@ func (t *attempt) complete(k touch.Rule, now time.Time) bool {
 	return true
 }
 
-// ports are the ports that were touched, each once.
+// ports returns the ports that were touched, each once.
 func (t *attempt) ports() (ports []uint16) {
 	for _, x := range t.touches {
 		if !slices.Contains(ports, x.port) {
@@ -96,7 +96,7 @@ func (t *attempt) ports() (ports []uint16) {
 	return ports
 }
 
-// last is when the latest touch came, or the latest right knock.
+// last returns when the latest touch came.
 func (t *attempt) last() time.Time { return t.touches[len(t.touches)-1].at }
 
 func (d *owed) wrong(m *model, who netip.Prefix) {
@@ -122,8 +122,8 @@ func (d *owed) wrong(m *model, who netip.Prefix) {
 	}
 }
 
-// used says whether a connection may have used a source's grant since it has it,
-// and whether that is sure: what a daemon before gave may count from later.
+// used reports whether a connection may have used a source's grant since it was given,
+// and whether that is certain: a grant of a former daemon may count from later.
 func (d *owed) used(m *model, source netip.Prefix) (used, sure bool) {
 	l := grantKey{d.conf.Name, source}
 	at, ok := m.used[l]
@@ -137,7 +137,7 @@ func (d *owed) overdue(m *model) {
 	for who, t := range d.attempts {
 		switch {
 		case d.knock().Judge > 0 || m.now.Sub(t.last()) <= within:
-		case !t.right.IsZero() && t.last().Sub(t.right) <= within: // left over beside a right one
+		case !t.right.IsZero() && t.last().Sub(t.right) <= within: // left over from beside a right one
 			delete(d.attempts, who)
 		default:
 			d.wrong(m, who)
@@ -145,8 +145,8 @@ func (d *owed) overdue(m *model) {
 	}
 }
 
-// looked judges what everybody touched, of which the moment is not the
-// oracle's: whenever the door says that it opened, or is deaf.
+// looked judges everybody's touches. The oracle does not know when the door does: it is
+// when the door says that it has opened, or ignores knocks.
 func (d *owed) looked(m *model, s control.Door) string {
 	k, t := d.knock(), d.attempts[door.Any]
 	if k.Judge == 0 {
@@ -180,7 +180,7 @@ func (d *owed) looked(m *model, s control.Door) string {
 	return ""
 }
 
-// whole says whether just the right ports were touched.
+// whole reports whether just the right ports were touched.
 func (d *owed) whole(t *attempt) bool {
 	ports := t.ports()
 	return len(ports) == len(d.knock().Touch) &&

@@ -14,10 +14,9 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// model is the machine that the explorer has gateways run on: one with a clock of
-// its own, that answers in every way that it can and lets one thing happen at a
-// time. Every call that changes something is a point at which the machine can have
-// the daemon die.
+// model is the machine on which the explorer runs gateways. It has a clock of its own,
+// gives every answer that is possible, and lets one thing happen at a time. At every call
+// that changes something, it can have the daemon die.
 type model struct {
 	*machine
 	now  time.Time     // true time, and the monotonic clock
@@ -26,18 +25,18 @@ type model struct {
 
 	since  map[grantKey]time.Time // when this daemon gave grants first
 	hangs  bool                   // commits do not end
-	drags  bool                   // what is done at the fence takes its time
-	commit func() event           // under way
+	drags  bool                   // the fence is slow
+	commit func() event           // the commit in progress
 
 	files   map[string]file // the configuration files that there can be
-	file    string          // the one that there is
+	file    string          // the one that there is now
 	watched []*watcher
 	tasks   []task
 	notices []notice
-	early   bool // the notices come before the task that they are about ends
+	early   bool // notices come before the end of the task that they are about
 
-	points, crashAt int   // effects so far in this step; the one before which it dies
-	ways, choices   []int // how many answers there were to each question; those to give
+	points, crashAt int   // effects so far in this step; the one before which the daemon dies
+	ways, choices   []int // how many answers each question had; the answers to give
 	looked          func(door string, somebody bool)
 	stuck           func() // a service does not stop
 }
@@ -57,7 +56,7 @@ type watcher struct {
 	ctx    context.Context
 }
 
-// task is what a gateway has running beside its turns.
+// task is something that a gateway runs beside its turns.
 type task struct {
 	kind string
 	run  func() event
@@ -79,16 +78,16 @@ func newModel(files map[string]file) *model {
 	return m
 }
 
-// rawTime is time.Time as package time has it. There is no other way to a time
-// whose wall clock stepped while its monotonic clock went on, which time.Now
-// returns on a real machine; TestTheModelsClock holds it to that.
+// rawTime has the fields of time.Time. There is no other way to make a time whose wall
+// clock stepped while its monotonic clock went on, as time.Now returns it on a real
+// machine. TestTheModelsClock checks that it works.
 type rawTime struct {
 	wall uint64
 	ext  int64
 	loc  *time.Location
 }
 
-// clock is what time.Now would return.
+// clock returns what time.Now would.
 func (m *model) clock() time.Time {
 	t := m.now
 	const year1885 = -2682374400 // where the seconds of a time with a monotonic reading begin
@@ -97,7 +96,7 @@ func (m *model) clock() time.Time {
 	return t
 }
 
-// point is where the daemon may die: before an effect.
+// point is called before each effect: there the daemon may die.
 func (m *model) point() {
 	m.points++
 	if m.points == m.crashAt {
@@ -105,7 +104,7 @@ func (m *model) point() {
 	}
 }
 
-// choose answers a question that has n answers.
+// choose returns one of n answers to a question.
 func (m *model) choose(n int) int {
 	i := len(m.ways)
 	m.ways = append(m.ways, n)
@@ -151,8 +150,8 @@ func (m *model) look(c config.Door) door.Seen {
 	return seen
 }
 
-// lets says whether a new connection from a gets to a door, and until when by
-// its longest grant.
+// lets reports whether a new connection from a gets in at a door, and until when its
+// longest grant lasts.
 func (m *model) lets(name string, a netip.Addr) (end time.Time, ok bool) {
 	d, guarded := m.guards(name)
 	if !m.table || !guarded || slices.ContainsFunc(d.Always, func(p netip.Prefix) bool { return p.Contains(a) }) {
@@ -166,13 +165,13 @@ func (m *model) lets(name string, a netip.Addr) (end time.Time, ok bool) {
 	return end, ok
 }
 
-// marked says whether the mark of a knock is on disk.
+// marked reports whether the mark of a knock is on disk.
 func (m *model) marked(key string) bool {
 	_, ok := m.marks[markKey{"ssh", "sealed", key}]
 	return ok
 }
 
-// fileOf finds the file with a text.
+// fileOf returns the name of the file with a text.
 func (m *model) fileOf(text []byte) string {
 	for name, f := range m.files {
 		if string(f.text) == string(text) {
@@ -182,8 +181,8 @@ func (m *model) fileOf(text []byte) string {
 	return ""
 }
 
-// Start does it, fails, takes too long and does it all the same, does it for a
-// moment only, or somebody else orders it to stop meanwhile.
+// Start starts the service, or fails, or takes too long and starts it all the same, or
+// starts it for a moment only, or somebody else orders it to stop meanwhile.
 func (w *watcher) Start(context.Context) error {
 	w.m.point()
 	how := w.m.choose(5)
@@ -203,7 +202,7 @@ func (w *watcher) Start(context.Context) error {
 	return nil
 }
 
-// Stop does it, fails, or does it and somebody else starts the service again.
+// Stop stops the service, or fails, or somebody else starts the service again afterwards.
 func (w *watcher) Stop(context.Context) error {
 	w.m.point()
 	how := w.m.choose(3)
@@ -219,7 +218,7 @@ func (w *watcher) Stop(context.Context) error {
 	return nil
 }
 
-// Watch hands its report over. It is called in a goroutine of its own, so the
+// Watch hands over its report function. It is called in a goroutine of its own, so the
 // explorer waits for it after each turn.
 func (w *watcher) Watch(ctx context.Context, report func(service.Status)) error {
 	w.ctx = ctx
@@ -228,7 +227,7 @@ func (w *watcher) Watch(ctx context.Context, report func(service.Status)) error 
 	return nil
 }
 
-// becomes changes a service, and has those who watch it told in their time.
+// becomes changes a service, and queues a notice for those who watch it.
 func (m *model) becomes(name string, s service.Status) {
 	if m.running[name] == (s.State == service.Running) {
 		return

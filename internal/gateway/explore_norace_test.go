@@ -6,5 +6,5 @@ package gateway
 // DOORWARD_EXPLORE says otherwise.
 const exploredStates = 1150
 
-// raceEnabled says whether the race detector watches.
+// raceEnabled says whether the race detector is on.
 const raceEnabled = false

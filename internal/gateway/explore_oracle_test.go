@@ -12,44 +12,43 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// oracle says what the promise allows and demands. It knows what happened to
-// the machine, the configuration, and the words of status and of the audit
-// trail, which it holds to the kernel; of gateway, door and recogniser it knows
-// nothing. Its times are true ones.
+// oracle says what the promise allows and demands. It knows what happened to the
+// machine, the configuration, and what status and the audit trail say, which it compares
+// with the kernel. It knows nothing of gateway, door and recogniser. Its times are true
+// ones.
 type oracle struct {
 	m     *model
 	doors map[string]*owed
 	torn  bool // the trail has a hole: a disk was full when the daemon died, or the clock stepped
 
 	inForce, before string    // configuration files; before: what comes back unless inForce is kept
-	deadline        time.Time // true time, zero when nothing waits
+	deadline        time.Time // true time, zero if nothing waits
 	wallDeadline    time.Time
 	rejected        string
 	untold          bool // the disk may not know of the latest order about configurations, or of its end
-	lapsing         bool // nobody kept the configuration, which comes out of use
-	failed          bool // the fence was not raised since
-	raising         bool // something is under way at the fence
+	lapsing         bool // nobody kept the configuration, which is being rolled back
+	failed          bool // the fence could not be raised since then
+	raising         bool // something is being done at the fence
 }
 
 // owed is what is owed at one door.
 type owed struct {
 	conf     config.Door
-	state    string                     // as status had it last
+	state    string                     // according to the latest status
 	leaves   map[netip.Prefix][]leave   // who may come in
-	attempts map[netip.Prefix]*attempt  // knocks under way, by whose touches add up
+	attempts map[netip.Prefix]*attempt  // knocks in progress, by whose touches add up
 	faults   map[netip.Prefix]fault     // who may be penalised
 	times    map[netip.Prefix]int       // how often they were wrong
-	told     map[netip.Prefix]time.Time // penalties that status has, until
+	told     map[netip.Prefix]time.Time // the ends of the penalties that status has
 	onDisk   map[netip.Prefix]time.Time // those of them that are saved
-	seen     time.Time                  // the latest that somebody can have been in
+	seen     time.Time                  // when somebody can have been in last
 	inBefore bool                       // somebody was in at the look before
-	came     time.Time                  // the latest that somebody came or was seen, without doubt
-	sure     bool                       // the door knows of that: no crash has set it back
+	came     time.Time                  // when somebody certainly came or was seen last
+	sure     bool                       // the door knows of that: no crash has made it forget
 }
 
-// leave is what a right knock or an operator's word entitles to: length from
-// the moment at which the kernel first hears of it. Length 0 is until the door
-// goes dark.
+// leave is the leave to come in that a right knock or an operator gives. It lasts for
+// length from when the kernel is first given it; if that is 0, until the door goes dark.
 type leave struct {
 	length time.Duration
 	earned bool // by a knock: a wrong one after it takes it back
@@ -58,7 +57,7 @@ type leave struct {
 	over   bool   // it ended early
 	lost   bool   // it may be forgotten
 	spent  bool   // by a connection, at a door of single use
-	found  bool   // the kernel was asked since: it is noticed with the answer
+	found  bool   // the kernel was asked since: its answer will show that
 	mark   string // that must be on disk before, "" for none
 }
 
@@ -67,7 +66,7 @@ func newOwed(c config.Door) *owed {
 		faults: map[netip.Prefix]fault{}, times: map[netip.Prefix]int{}, told: map[netip.Prefix]time.Time{}}
 }
 
-// use takes in that a configuration is in force.
+// use notes that a configuration is in force.
 func (o *oracle) use(name string) {
 	old := o.doors
 	o.inForce, o.doors = name, map[string]*owed{}
@@ -81,7 +80,7 @@ func (o *oracle) use(name string) {
 	}
 }
 
-// asked takes in that the kernel is asked what was spent.
+// asked notes that the kernel is asked what was spent.
 func (o *oracle) asked() {
 	for _, d := range o.doors {
 		for _, all := range d.leaves {
@@ -92,7 +91,7 @@ func (o *oracle) asked() {
 	}
 }
 
-// answered takes in that the gateway has heard what was spent then.
+// answered notes that the gateway has heard what was spent by then.
 func (o *oracle) answered() {
 	for _, d := range o.doors {
 		for who, all := range d.leaves {
@@ -101,8 +100,8 @@ func (o *oracle) answered() {
 	}
 }
 
-// mayUse takes in that a configuration may come into force any moment now, or
-// may not if the daemon dies.
+// mayUse notes that a configuration may come into force at any moment now, or may not if
+// the daemon dies.
 func (o *oracle) mayUse(name string) {
 	o.untold = true
 	now := o.doors
@@ -116,10 +115,10 @@ func (o *oracle) mayUse(name string) {
 
 func (d *owed) knock() touch.Rule { return d.conf.Knocks[0].Rule.(touch.Rule) }
 
-// forAll says whether everybody's touches add up at a door.
+// forAll reports whether everybody's touches add up at a door.
 func (d *owed) forAll() bool { return d.knock().Everybody }
 
-// who is whose knock a touch belongs to, and whose penalty.
+// who returns whose knock a touch belongs to, and who would be penalised for it.
 func (d *owed) who(a netip.Addr) netip.Prefix {
 	if d.forAll() {
 		return door.Any
@@ -127,7 +126,7 @@ func (d *owed) who(a netip.Addr) netip.Prefix {
 	return network(a)
 }
 
-// network is an IPv4 address, or the /64 of an IPv6 one.
+// network returns an IPv4 address, or the /64 of an IPv6 address.
 func network(a netip.Addr) netip.Prefix {
 	if a.Is6() {
 		return netip.PrefixFrom(a, 64).Masked()
@@ -135,7 +134,7 @@ func network(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, 32)
 }
 
-// takenBack takes in that leaves ended early. Those in the kernel already go when
+// takenBack notes that leaves ended early. Those that are in the kernel already end when
 // it has healed.
 func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
 	all := slices.DeleteFunc(d.leaves[who], func(l leave) bool { return which(l) && !l.used })
@@ -145,7 +144,8 @@ func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
 	d.leaves[who] = all
 }
 
-// given takes in that the kernel is given a grant, and says why it must not be.
+// given notes that the kernel is given a grant, and returns why it must not be, "" if it
+// may.
 func (o *oracle) given(l grantKey, end time.Time) string {
 	d := o.doors[l.door]
 	if d == nil {
@@ -165,7 +165,7 @@ func (o *oracle) given(l grantKey, end time.Time) string {
 		if e.mark != "" && !o.m.marked(e.mark) {
 			continue // a restart would let the same knock in again
 		}
-		e.found = false // the answer to come is about what was before
+		e.found = false // the answer that is to come is about an earlier grant
 		if !e.used {
 			e.used, e.end = true, o.m.now.Add(e.length)
 			d.seen = o.m.now
@@ -177,7 +177,7 @@ func (o *oracle) given(l grantKey, end time.Time) string {
 			latest = e.end
 		}
 		if guard, _ := o.m.guards(l.door); !e.spent && guard.SingleUse {
-			e.end = latest // nobody knows that the claims before it were spent
+			e.end = latest // it is not known that the earlier claims were spent
 		}
 	}
 	if end.Add(-time.Millisecond).After(latest) {
@@ -187,8 +187,8 @@ func (o *oracle) given(l grantKey, end time.Time) string {
 	return ""
 }
 
-// noticed takes in what a look found. Somebody who was in at the look before
-// may have left at the last moment.
+// noticed notes what a look found. Somebody who was in at the look before may have stayed
+// until just before this one.
 func (o *oracle) noticed(name string, somebody bool) {
 	if d := o.doors[name]; d != nil {
 		if somebody || d.inBefore {
@@ -201,8 +201,8 @@ func (o *oracle) noticed(name string, somebody bool) {
 	}
 }
 
-// pardon takes in an order that ends penalties. Until it is told to be done they
-// may stand and may not.
+// pardon notes an order that ends penalties. Until the answer to it says that it is done,
+// they may be in force or not.
 func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	not := func(w netip.Prefix, _ time.Time) bool {
 		return who == door.Any || w != door.Any && w.Contains(who.Addr())
@@ -211,7 +211,7 @@ func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	maps.DeleteFunc(d.told, not)
 	maps.DeleteFunc(d.onDisk, not)
 	faults, times := maps.Clone(d.faults), maps.Clone(d.times)
-	order(func() { // what came since then is not meant
+	order(func() { // the order is not about what came since
 		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) && f == faults[w] })
 		for w, n := range times {
 			if not(w, time.Time{}) {
@@ -221,8 +221,8 @@ func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	})
 }
 
-// stuck takes in that a service does not stop: the door may have forgotten who
-// waits for it to start again, and they must knock again.
+// stuck notes that a service does not stop: the door may have forgotten who waits for it
+// to start again, and they must knock again.
 func (o *oracle) stuck() {
 	for _, d := range o.doors {
 		for _, all := range d.leaves {
@@ -233,24 +233,24 @@ func (o *oracle) stuck() {
 	}
 }
 
-// closed takes in that nobody may come in any more who has knocked until now. A
-// knock whose mark is not on disk has not come to the door yet.
+// closed notes that nobody who has knocked until now may come in any more. A knock whose
+// mark is not on disk has not reached the door yet.
 func (d *owed) closed(m *model) {
 	for who := range d.leaves {
 		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marked(l.mark) })
 	}
 }
 
-// healed takes in that the kernel is what the gateway wants it to be.
+// healed notes that the kernel's state is as the gateway wants it.
 func (d *owed) healed() {
 	for who, all := range d.leaves {
 		d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.over })
 	}
 }
 
-// down takes in that the daemon has ended: what was told stands, and what was
-// waiting is forgotten. Saved says whether the disk had everything before the step
-// in which it ended.
+// down notes that the daemon has ended: what was answered and shown is kept, and what was
+// waiting is forgotten. saved says whether the disk had everything before the step in
+// which it ended.
 func (o *oracle) down(saved bool) {
 	for _, d := range o.doors {
 		d.overdue(o.m)
@@ -271,9 +271,9 @@ func (o *oracle) down(saved bool) {
 	o.torn, o.untold = o.torn || !saved, o.untold || !saved
 }
 
-// up takes in that a daemon is about to start. A clock that stepped between two
-// daemons bends penalties: set back, one stands for at most its length from
-// now; set forward, it ends early.
+// up notes that a daemon is about to start. A clock that stepped between two daemons
+// changes penalties: if it was set back, one lasts for at most its length from now; if it
+// was set forward, it ends early.
 func (o *oracle) up(rebooted bool) {
 	o.start(rebooted)
 	for _, d := range o.doors {
@@ -289,12 +289,12 @@ func (o *oracle) up(rebooted bool) {
 		if rebooted {
 			clear(d.leaves)
 		}
-		d.state, d.sure = "", false // as its first status says
+		d.state, d.sure = "", false // until its first status
 	}
 }
 
-// start says which configuration is in force after a start. What was not told
-// may have happened or not; then the disk is asked.
+// start determines which configuration is in force after a start. If an order was not
+// answered it may have been carried out or not; then what is on disk decides.
 func (o *oracle) start(rebooted bool) {
 	if o.untold {
 		o.untold, o.deadline, o.rejected = false, time.Time{}, o.m.fileOf(o.m.applied.Rejected)
@@ -320,7 +320,7 @@ func (o *oracle) start(rebooted bool) {
 	o.use(o.inForce)
 }
 
-// lapse takes in that nobody confirmed the configuration in force.
+// lapse notes that nobody confirmed the configuration in force.
 func (o *oracle) lapse() {
 	switch {
 	case o.deadline.IsZero() || o.m.now.Before(o.deadline):
@@ -330,8 +330,8 @@ func (o *oracle) lapse() {
 	}
 }
 
-// lapsed takes in that a configuration that lapsed is out of use, or that it could
-// not be and is tried again.
+// lapsed notes that a configuration that lapsed was rolled back, or that this failed and
+// is tried again.
 func (o *oracle) lapsed() {
 	switch {
 	case !o.lapsing:

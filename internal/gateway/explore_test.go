@@ -18,7 +18,7 @@ var (
 	bob   = netip.MustParseAddr("2001:db8::7")
 )
 
-// scenes are what is explored. Depth is in steps after the prefix.
+// scenes returns what is explored. Their depth is in steps after the prefix.
 func scenes() []*scene {
 	ssh := oneTouch(exploredDoor)
 	bare := strings.NewReplacer("[door.ssh.service]", "", `unit = "ssh.service"`, "", "journal", "off").Replace(ssh)
@@ -54,7 +54,7 @@ func scenes() []*scene {
 			sources: []netip.Addr{alice}, ports: []uint16{59000},
 			may:    may("start 1 kill 1 crash 1 wait 2 due 1 hang 2 apply 2 task 9 news 9 disk 1 refuse 1"),
 			prefix: started, depth: 6},
-		// What is done at the fence ends when the kernel pleases.
+		// Changes of the fence end at any time.
 		{name: "slow fence", files: texts(map[string]string{"ssh": bare, "both": bare + exploredWeb, "web": neverDark(exploredWeb)}),
 			sources: []netip.Addr{alice}, ports: []uint16{59000, 60000},
 			may:    may("start 1 kill 1 crash 1 wait 1 apply 2 touch 1 task 9 flush 2 refuse 1"),
@@ -72,7 +72,7 @@ func scenes() []*scene {
 
 func only(text string) map[string]file { return texts(map[string]string{"ssh": text}) }
 
-// may reads how often each kind of thing may happen.
+// may parses how often each kind of action may happen.
 func may(text string) map[string]int {
 	may := map[string]int{}
 	words := strings.Fields(text)
@@ -82,13 +82,13 @@ func may(text string) map[string]int {
 	return may
 }
 
-// started is a gateway that runs and knows how things stand.
+// started has a gateway run, with the results of its first tasks.
 var started = []step{{do: "the daemon starts"}, {do: "task 0 ends"}, {do: "news of the service"}, {do: "task 0 ends"}}
 
-// opened is started, and then alice is let in.
+// opened is started, after which alice is let in.
 var opened = append(slices.Clip(started), step{do: "192.0.2.2 touches 59000"}, step{do: "task 0 ends"})
 
-// found is a state, or a broken promise, and the way to it.
+// found is a state, or a broken promise, and the steps that lead to it.
 type found struct {
 	steps   []step
 	problem string
@@ -103,9 +103,9 @@ type explorer struct {
 	trips atomic.Int64 // taken
 }
 
-// explore visits all states of a scene down to its depth, or as many as it is
-// given. It returns the depth that it reached whole, and the first broken promise
-// with the shortest way to it.
+// explore visits all states of a scene down to its depth, or as many as x.most says. It
+// returns the depth of which it has visited all states, and the first broken promise with
+// the shortest way to it.
 func (x *explorer) explore() (depth int, broken *found) {
 	frontier := []found{{steps: x.scene.prefix}}
 	for depth = 0; depth < x.scene.depth && len(frontier) > 0; depth++ {
@@ -125,7 +125,7 @@ func (x *explorer) explore() (depth int, broken *found) {
 
 func (x *explorer) enough() bool { return int(x.found.Load()) >= x.most }
 
-// level finds what is one step beyond a frontier, on all processors.
+// level returns the states that are one step beyond a frontier, using all processors.
 func (x *explorer) level(frontier []found) []found {
 	results := make([][]found, len(frontier))
 	var at atomic.Int64
@@ -219,7 +219,7 @@ func TestExplore(t *testing.T) {
 	}
 }
 
-// atMost is how many states a scene is given.
+// atMost returns how many states of a scene are visited.
 func atMost() int {
 	if n, err := strconv.Atoi(os.Getenv("DOORWARD_EXPLORE")); err == nil {
 		return n
@@ -227,7 +227,7 @@ func atMost() int {
 	return exploredStates
 }
 
-// The wall clock steps and the monotonic clock goes on, as on a real machine.
+// When the wall clock steps the monotonic clock goes on, as on a real machine.
 func TestTheModelsClock(t *testing.T) {
 	m := newModel(nil)
 	before := m.clock()

@@ -19,8 +19,8 @@ import (
 // step is one thing that happens on a trip.
 type step struct {
 	do      string // an action's name
-	choices []int  // how the world answers, where there is a choice; 0 beyond
-	crash   int    // the effect before which the daemon dies; 0: it lives
+	choices []int  // how the world answers where there is a choice; 0 after the last
+	crash   int    // the effect before which the daemon dies; 0: it does not
 }
 
 func (s step) String() string {
@@ -44,20 +44,20 @@ type trip struct {
 	g       *Gateway // nil while no daemon runs
 	end     context.CancelFunc
 	oracle  *oracle
-	left    map[string]int // how often each thing may still happen
+	left    map[string]int // how often each kind of action may still happen
 	waits   *waiting       // an order about configurations, nil for none
-	raised  func()         // before the fence's doors change, nil for nothing
+	raised  func()         // called before the fence's doors change, nil for nothing
 	whole   bool           // the disk had everything when this step began
-	flushed bool           // the kernel's word of that is on its way
+	flushed bool           // the kernel's notice of a flush is on its way
 	problem string         // the first broken sentence of the promise
-	tale    []string       // what the steps came to, for people
+	tale    []string       // the results of the steps, for people
 }
 
-// travel takes a trip of steps. The caller ends it.
+// travel makes a trip of steps. The caller ends it.
 func travel(sc *scene, steps []step) *trip {
 	m := newModel(sc.files)
 	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
-	m.file = "ssh" // the file that stands when the machine boots
+	m.file = "ssh" // the file that there is when the machine boots
 	m.gives = func(k grantKey, end time.Time) {
 		if before, ok := m.grants[k]; !ok || !m.now.Before(before) {
 			m.since[k] = m.now
@@ -88,7 +88,7 @@ func (t *trip) found(problem string) {
 	}
 }
 
-// take takes one step and holds what comes of it to the promise.
+// take takes one step and checks its result against the promise.
 func (t *trip) take(s step) {
 	t.points, t.crashAt, t.ways, t.choices = 0, s.crash, nil, s.choices
 	t.whole = t.saved()
@@ -115,7 +115,7 @@ func (t *trip) take(s step) {
 	}
 }
 
-// check holds the state between two steps to the promise.
+// check checks the state between two steps against the promise.
 func (t *trip) check() {
 	if t.g == nil {
 		t.found(t.oracle.check(nil, false, false))
@@ -129,7 +129,7 @@ func (t *trip) check() {
 	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared && !t.oracle.raising, t.saved()))
 }
 
-// saved says whether the disk has everything.
+// saved reports whether the disk has everything.
 func (t *trip) saved() bool {
 	return t.g == nil || t.g.writer.commit == nil && t.g.writer.held == nil && t.g.changes.empty()
 }
@@ -152,7 +152,7 @@ func (t *trip) start() {
 	g.world = t.world()
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
-	g.beside = func(func()) {} // of who is in nothing follows
+	g.beside = func(func()) {} // nothing follows from who is in
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.rebooted)
@@ -169,8 +169,8 @@ func (t *trip) start() {
 	t.meet()
 }
 
-// begins takes in a task. The kernel is read at once, and what it said may be old
-// when it is heard. So it may be with a fence that is slow.
+// begins notes a task. The kernel is read at once, and what it said may be old by the time
+// the gateway hears it. The same goes for a slow fence.
 func (t *trip) begins(x task) task {
 	if strings.HasPrefix(x.kind, fenceTask) && t.drags && t.choose(2) == 1 {
 		answer := x.run()
@@ -191,8 +191,7 @@ func (t *trip) begins(x task) task {
 	return task{x.kind + " with " + strings.Join(held, ", "), func() event { return answer }}
 }
 
-// kindOf names the function that asked for a task, and what its services are
-// wanted to do.
+// kindOf names the function that asked for a task, and what its services are to do.
 func (t *trip) kindOf() string {
 	pc, _, _, _ := runtime.Caller(2)
 	kind := runtime.FuncForPC(pc).Name()
@@ -205,14 +204,14 @@ func (t *trip) kindOf() string {
 	return kind
 }
 
-// turn has the gateway make a turn, and disk, fence and listeners do their part.
+// turn has the gateway take a turn, and then disk, fence and listeners do their part.
 func (t *trip) turn(e event) {
 	t.once(e)
 	t.quiet()
 }
 
-// quiet has the listeners told, and ends the commit under way, and those after it, unless the disk hangs, and what
-// is done at the fence, unless that is slow.
+// quiet sets the listeners, ends the commit in progress and those after it, unless the disk
+// hangs, and ends what is being done at the fence, unless that is slow.
 func (t *trip) quiet() {
 	for {
 		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "updateListeners") })
@@ -234,21 +233,21 @@ func (t *trip) quiet() {
 	}
 }
 
-// endTask ends a task and has the gateway make a turn of it.
+// endTask ends a task and has the gateway take a turn with its result.
 func (t *trip) endTask(i int) {
 	run := t.tasks[i].run
 	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
 	t.once(run())
 }
 
-// fenceTask is the task of what is done at the fence, -1 for none.
+// fenceTask returns the index of the task at the fence, -1 for none.
 func (t *trip) fenceTask() int {
 	return slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, fenceTask) })
 }
 
 const fenceTask = "atTheFence"
 
-// once has the gateway make a turn.
+// once has the gateway take a turn.
 func (t *trip) once(e event) {
 	t.g.turn(func(now time.Time) {
 		if e != nil {
@@ -291,8 +290,8 @@ func (t *trip) deliver() {
 	t.turn(nil)
 }
 
-// order gives an operator's order and says whether it was done. The operator is
-// told when it also outlives a restart.
+// order gives an operator's order and reports whether it was done. told is called if the
+// answer says so without reserve: then it also outlives a restart.
 func (t *trip) order(r control.Request, told func()) (done bool) {
 	done = true
 	o, err := r.Order()
@@ -316,7 +315,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		return
 	}
 	at := t.clock()
-	var keeps []string // doors that a connection of a's has used a grant of
+	var keeps []string // doors at which a connection from a has used a grant
 	for name, d := range t.oracle.doors {
 		if used, sure := d.used(t.model, door.Source(a)); used && sure && !d.conf.SingleUse {
 			if _, in := t.lets(name, a); in {
@@ -346,8 +345,8 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 	}
 }
 
-// due is the next moment at which something that was said ends, and no later
-// than a while from now.
+// due returns when the next thing that was announced ends, or a while from now if that is
+// sooner.
 func (t *trip) due() time.Time {
 	next := t.now.Add(20 * time.Second)
 	sooner := func(at time.Time) {
@@ -373,8 +372,8 @@ func (t *trip) due() time.Time {
 	return next
 }
 
-// pass lets time pass until at, with whatever is due to the gateway on its way.
-// Looks find nobody meanwhile.
+// pass lets time pass until at, and has the gateway do what is due on the way. Looks
+// find nobody meanwhile.
 func (t *trip) pass(at time.Time) {
 	defer func(ways []int) { t.ways = ways }(t.ways)
 	for t.g != nil && t.problem == "" {
@@ -390,7 +389,7 @@ func (t *trip) pass(at time.Time) {
 	t.now = at
 }
 
-// settle completes the tasks of one kind, or of all, as good as can be.
+// settle completes the tasks of one kind, or all tasks, with the best possible results.
 func (t *trip) settle(kind string) {
 	for range 100 {
 		i := slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, kind) })
@@ -402,8 +401,8 @@ func (t *trip) settle(kind string) {
 	t.found("spin: there is always another task")
 }
 
-// rest lets everything come to rest, and holds it to what must be so then: P9,
-// nothing left behind, and a door that opens to the next right knock.
+// rest lets everything come to rest, and checks what must be so then: P9, nothing left
+// behind, and a door that opens to the next right knock.
 func (t *trip) rest() {
 	t.choices, t.full, t.refuses = nil, nil, 0
 	if t.hangs || t.drags {
@@ -456,12 +455,12 @@ func (t *trip) news() {
 	t.found("spin: there is always more news")
 }
 
-// rested holds the state in which nobody has come for long.
+// rested checks the state after nobody has come for a long time.
 func (t *trip) rested() {
 	if len(t.grants)+len(t.claims) > 0 {
 		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v", t.grants, t.claims))
 	}
-	for _, p := range t.banned { // what is over is remembered for a while, at doors that there are
+	for _, p := range t.banned { // a penalty that is over is remembered for a while, at doors that still exist
 		if d := t.oracle.doors[p.Door]; d == nil || len(d.told) > 0 || p.Source == door.Any {
 			t.found(fmt.Sprintf("P5: left behind is a penalty %v", p))
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/fence"
 )
 
-// What the kernel refuses of one door holds up none at the others: who knocks there
-// is let in, and who is to go is gone, as soon as it is tried again.
+// If the kernel refuses a change of one door, the others are not held up: sources that
+// knock there are let in, and revoked grants end, as soon as the change is tried again.
 func TestAFullDoorHoldsUpNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -51,7 +51,7 @@ func TestAFullDoorHoldsUpNoOther(t *testing.T) {
 	})
 }
 
-// stingy is a kernel that refuses whatever is to be changed, and counts.
+// stingy is a kernel that refuses every change, and counts them.
 type stingy struct {
 	*kernel
 	tries int
@@ -62,7 +62,8 @@ func (k *stingy) Change(fence.Changes) error {
 	return errors.New("cannot allocate memory")
 }
 
-// A kernel that refuses everything is not asked for each of many doors.
+// If a kernel refuses everything, changes are not tried separately for each of many
+// doors.
 func TestChangesApartAreBounded(t *testing.T) {
 	k := &stingy{kernel: (*kernel)(newMachine())}
 	g := &Gateway{world: World{Fence: k}, changes: newChanges()}

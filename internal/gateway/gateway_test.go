@@ -21,7 +21,7 @@ func TestFromKnockToIdle(t *testing.T) {
 		r := run(t, m, configPath(t), sshDoor)
 		r.wantState("dark")
 		if m.running["ssh.service"] {
-			t.Error("the door is dark and its service runs")
+			t.Error("the door is dark, but its service runs")
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
@@ -47,9 +47,9 @@ func TestFromKnockToIdle(t *testing.T) {
 	})
 }
 
-// Who is in is told, of a door that went dark, and of one of which sessions are no
-// presence.
-func TestSessionsAreTold(t *testing.T) {
+// Status and metrics count sessions, also those of a dark door, and of one for which
+// sessions are not presence.
+func TestSessionsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "logins =", "connections = false\nlogins =", 1))
@@ -115,7 +115,7 @@ func TestARestartKeepsAnOpenDoor(t *testing.T) {
 		r.touch(visitor, 59000, 59002)
 		r.stop()
 		time.Sleep(10 * time.Second)
-		// A grant that the crash left without a word on disk stands too.
+		// A grant that the crash left, and that is not on disk, stays too.
 		stray := grantKey{"ssh", door.Source(netip.MustParseAddr("2001:db8::9"))}
 		m.grants[stray] = time.Now().Add(5 * time.Second)
 		starts := m.starts
@@ -176,7 +176,7 @@ func TestAFlushedSingleUseGrantIsNotGivenAgain(t *testing.T) {
 		m.flush()
 		synctest.Wait()
 		if got := r.status().Grants; len(m.grants) != 0 || len(got) != 0 {
-			t.Errorf("nobody knows whether it was spent, and yet it stands: kernel %v, status %v", m.grants, got)
+			t.Errorf("it is not known whether it was spent, but it is there: kernel %v, status %v", m.grants, got)
 		}
 	})
 }
@@ -234,7 +234,7 @@ func TestAFullDiskOpensNoDoorAndShutsNone(t *testing.T) {
 		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if m.disk["ssh"].State != "open" || !strings.Contains(m.events(), "granted") {
-			t.Errorf("after there is room again: disk %v, audit trail %q", m.disk, m.events())
+			t.Errorf("once there is room again: disk %v, audit trail %q", m.disk, m.events())
 		}
 	})
 }
@@ -502,7 +502,7 @@ func TestAFileThatCannotBeUsedAtTheStart(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		write(t, path, "rubbish")
 		if r := restart(t, m, path); r != nil {
-			t.Fatal("it started on rubbish, with nothing before it")
+			t.Fatal("it started with an unusable file, and no configuration before it")
 		}
 		run(t, m, path, sshDoor).stop()
 		write(t, path, "rubbish")
@@ -517,7 +517,7 @@ func TestAFileThatCannotBeUsedAtTheStart(t *testing.T) {
 	})
 }
 
-// What an old service still has to say is not taken for the new one's word.
+// Late news of the service before is not taken for news of the new one.
 func TestReloadWhileTheOldServiceStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

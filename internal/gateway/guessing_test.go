@@ -15,23 +15,23 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// attack is somebody who knows the listeners and tries one knock after the other
-// from all their addresses, each as soon as it is heard again.
+// attack is somebody who knows the listening ports and tries one knock after the other
+// from all their addresses, from each as soon as it is heard again.
 type attack struct {
 	sources []netip.Addr
-	// After so many tries in a row a source lets itself be forgotten, 0: never. Nine
-	// are the most in little more than a week, after penalties of 5 minutes to 21
-	// hours; it gains three in a hundred.
+	// rest is after how many tries in a row a source waits until it is forgotten, 0 for
+	// never. Nine are the most in little more than a week, with penalties of 5 minutes to
+	// 21 hours; that gains three in a hundred.
 	rest int
 }
 
-// outcome is what an attack comes to.
+// outcome is what an attack achieves.
 type outcome struct {
 	day  int           // tries that were heard in the first day
-	half time.Duration // until half of all possibilities were tried, so that the odds are even
+	half time.Duration // until half of all possibilities have been tried, so that the odds are even
 }
 
-// guesser is a real door with its recogniser, on a clock of its own.
+// guesser is a real door with its recogniser, and a clock of its own.
 type guesser struct {
 	*guarded
 	start time.Time
@@ -46,14 +46,14 @@ func newGuesser(k touch.Rule) *guesser {
 	return &guesser{guarded: g.newGuarded(conf, door.Saved{}, start), start: start, until: map[netip.Prefix]time.Time{}}
 }
 
-// try has a source knock wrong, and says whether that was heard.
+// try has a source knock wrong, and reports whether that was heard.
 func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	g.judge(now)
 	g.tick(now)
 	g.gw.changes = newChanges()
 	wrong := g.conf.Knocks[0].Hears()[0].Port // to be left alone
 	g.hear(&g.knocks[0], touchOf(source, wrong, now))
-	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged at its tick
+	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged when that is due
 		g.judge(due)
 	}
 	for k, p := range g.gw.changes.penalties {
@@ -64,7 +64,7 @@ func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	return heard
 }
 
-// free is when a source is heard again.
+// free returns when a source is heard again.
 func (g *guesser) free(source netip.Addr) time.Time {
 	free := g.start
 	for _, bits := range []int{32, 48, 56, 64} {
@@ -79,8 +79,8 @@ func (g *guesser) free(source netip.Addr) time.Time {
 	return free
 }
 
-// run carries the attack out until half of all possibilities were tried, or for
-// at most some time.
+// run carries the attack out until half of all possibilities have been tried, or for at
+// most some time.
 func (a attack) run(k touch.Rule, possibilities int, most time.Duration) (o outcome) {
 	g := newGuesser(k)
 	var turns turnHeap
@@ -128,7 +128,7 @@ func (h turnHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 func (h *turnHeap) Push(any)          {}
 func (h *turnHeap) Pop() any          { return nil }
 
-// possibilities is how many knocks there are with so many listeners.
+// possibilities returns how many knocks there are with a rule's listening ports.
 func possibilities(k touch.Rule) int {
 	n := 1
 	for i := range k.Touch {
@@ -142,7 +142,7 @@ func possibilities(k touch.Rule) int {
 	return n
 }
 
-// addresses are n of IPv4.
+// addresses returns n IPv4 addresses.
 func addresses(n int) (all []netip.Addr) {
 	a := netip.MustParseAddr("198.18.0.0")
 	for range n {
@@ -152,7 +152,7 @@ func addresses(n int) (all []netip.Addr) {
 	return all
 }
 
-// site is n addresses of one IPv6 /48, each in a /56 of its own.
+// site returns n addresses of one IPv6 /48, each in a /56 of its own.
 func site(n int) (all []netip.Addr) {
 	for i := range n {
 		b := netip.MustParseAddr("2001:db8:1::1").As16()
@@ -165,7 +165,7 @@ func site(n int) (all []netip.Addr) {
 // guessedFor is how long an attack is followed.
 const guessedFor = 100 * 365 * 24 * time.Hour
 
-// best is what comes of the best way to try.
+// best returns the outcome of the best of some attacks.
 func best(k touch.Rule, ways ...attack) outcome {
 	best := outcome{half: guessedFor}
 	for _, a := range ways {
@@ -176,8 +176,8 @@ func best(k touch.Rule, ways ...attack) outcome {
 	return best
 }
 
-// TestGuessing computes what guessing costs with the real door and recogniser,
-// holds it to what is promised, and the table in docs/THREATS.md to it.
+// TestGuessing computes what guessing costs with the real door and recogniser, and
+// compares it with what is promised and with the table in docs/THREATS.md.
 func TestGuessing(t *testing.T) {
 	if raceEnabled || os.Getenv("DOORWARD_MUTANT") != "" {
 		t.Skip("takes too long with the race detector, and it has no goroutines; mutants are hunted by quicker tests")
@@ -228,8 +228,8 @@ func TestGuessing(t *testing.T) {
 	}
 }
 
-// More networks of a /48 than go unnoticed are slower than those: the whole /48
-// is penalised, and the longer the more often.
+// More networks of a /48 than go unnoticed are slower than those: the whole /48 is
+// penalised, and each time for longer.
 func TestGuessingFromAWholeNetworkIsNoFaster(t *testing.T) {
 	k := touch.Proposed()
 	for i := range k.Listen {
@@ -261,7 +261,7 @@ func TestGuessingFromAWholeNetworkIsNoFaster(t *testing.T) {
 	}
 }
 
-// thousands writes a number with commas.
+// thousands returns a number with commas.
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
@@ -269,7 +269,7 @@ func thousands(n int) string {
 	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
 }
 
-// span writes how long something takes, roughly.
+// span returns in words how long something takes, roughly.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {

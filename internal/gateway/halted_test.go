@@ -12,8 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// An operator stops the service behind an open door, and again. The door stays,
-// and it runs when the door says open.
+// An operator stops the service behind an open door again and again. The door does not go
+// dark, and whenever it says that it is open the service runs.
 func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -36,7 +36,7 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 				t.Errorf("after stop %d the door is open and the service does not run", i+1)
 			}
 			if i == 0 {
-				m.becomes("ssh.service", service.Status{State: service.Stopped}) // the first of a new row, which the next is soon after
+				m.becomes("ssh.service", service.Status{State: service.Stopped}) // the first of a new series, soon followed by the next
 				synctest.Wait()
 			}
 		}
@@ -46,7 +46,7 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 	})
 }
 
-// slowly is a service whose news is held back.
+// slowly is a service whose news comes late.
 type slowly struct {
 	unit
 	news *[]func()
@@ -58,8 +58,8 @@ func (s *slowly) Watch(ctx context.Context, report func(service.Status)) error {
 	})
 }
 
-// A watch has read the service's state on its way down, and is heard when it is
-// down: nothing has to be put right.
+// A watch has read the service's state while it was stopping, and the gateway hears of it
+// when it has stopped: nothing has to be repaired.
 func TestNewsThatComesLateIsNoRepair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -95,7 +95,7 @@ func TestNewsThatComesLateIsNoRepair(t *testing.T) {
 	})
 }
 
-// overtaken is a service whose starts others cancel, so often as times says.
+// overtaken is a service whose starts others cancel, as often as times says.
 type overtaken struct {
 	unit
 	times *int
@@ -109,7 +109,8 @@ func (o *overtaken) Start(ctx context.Context) error {
 	return o.unit.Start(ctx)
 }
 
-// Orders of others meet the start that a visitor has knocked for. They get in.
+// Others' orders cancel the start that a visitor has knocked for. The visitor gets in all
+// the same.
 func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, times := newMachine(), configPath(t), 3
@@ -124,9 +125,9 @@ func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 	})
 }
 
-// A daemon was killed while it started a service that is never done with starting.
-// For the next one the door is dark, and what runs behind it is stopped; behind an
-// open one it is let be.
+// A daemon was killed while it started a service that never finishes starting. The next
+// daemon has a dark door, and stops what runs behind it; behind an open door it would be
+// left alone.
 func TestAServiceThatIsNeverDoneWithStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -138,7 +139,7 @@ func TestAServiceThatIsNeverDoneWithStarting(t *testing.T) {
 			return m.running["ssh.service"]
 		}
 		if !starts(0) {
-			t.Error("a job for the service, which waits for others at a boot, is cancelled")
+			t.Error("the service's job, which at boot waits for others, is cancelled")
 		}
 		if starts(4711) {
 			t.Error("a service that starts behind a dark door is not stopped")

@@ -18,8 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// What keeps doors from being guarded, or from being used, is a problem as long as it is
-// so, which status and health tell alike.
+// What keeps doors from being guarded, or from being used, is a problem for as long as it
+// lasts, in status and in the metrics alike.
 func TestProblems(t *testing.T) {
 	const everybody = `
 [door.ssh]
@@ -152,7 +152,7 @@ touch = [59000, 59002]
 	}
 }
 
-// wantProblems asks both who tell of problems.
+// wantProblems checks the problems of status and of the metrics.
 func (r *running) wantProblems(want ...control.Problem) {
 	r.t.Helper()
 	want = append([]control.Problem{}, want...)
@@ -165,7 +165,7 @@ func (r *running) wantProblems(want ...control.Problem) {
 	}
 }
 
-// A port that is there to be left alone keeps nobody from knocking.
+// A missing port keeps nobody from knocking if it is one that must not be touched.
 func TestAMissingPortThatIsNotTouchedIsNoProblem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -195,7 +195,7 @@ func TestTheEndIsAProblem(t *testing.T) {
 }
 
 // What happens at a door is in its metrics.
-func TestVitalsOfADoor(t *testing.T) {
+func TestMetricsOfADoor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -242,9 +242,9 @@ func TestVitalsOfADoor(t *testing.T) {
 	})
 }
 
-// The configuration's id changes with it and tells nothing of it; an attempt to take
-// one into use that fails shows.
-func TestVitalsOfTheConfiguration(t *testing.T) {
+// The configuration's id changes with it and reveals nothing of it; and the metrics show
+// when a configuration could not come into use.
+func TestMetricsOfTheConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := configPath(t)
 		r := run(t, newMachine(), path, sshDoor)
@@ -254,7 +254,7 @@ func TestVitalsOfTheConfiguration(t *testing.T) {
 			t.Errorf("at the start: %+v, want %+v", first, want)
 		}
 		if sum := sha256.Sum256([]byte(sshDoor)); strings.HasPrefix(hex.EncodeToString(sum[:]), first.ID) {
-			t.Errorf("the id %s is the hash of the text, by which it can be guessed", first.ID)
+			t.Errorf("the id %s is the hash of the text, with which the text can be guessed", first.ID)
 		}
 
 		time.Sleep(time.Minute)
@@ -289,8 +289,8 @@ func TestVitalsOfTheConfiguration(t *testing.T) {
 	})
 }
 
-// How commits went is counted.
-func TestVitalsOfTheStore(t *testing.T) {
+// The metrics count commits, and those that failed.
+func TestMetricsOfTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -300,17 +300,17 @@ func TestVitalsOfTheStore(t *testing.T) {
 		m.do(func() { m.full = errors.New("no space left on device") })
 		r.touch(visitor, 59001)
 		if s := r.ReadMetrics().Store; s.Up || s.Failures == 0 {
-			t.Errorf("of a full disk: %+v, want it down and a failure", s)
+			t.Errorf("with a full disk: %+v, want it down and a failure", s)
 		}
 		m.do(func() { m.full = nil })
 		r.order(control.ArmRequest{})
 		if s := r.ReadMetrics().Store; !s.Up {
-			t.Errorf("after there is room again: %+v", s)
+			t.Errorf("once there is room again: %+v", s)
 		}
 	})
 }
 
-// What is told is as the schema says: no list is null.
+// Status has the form of its schema: no list is null.
 func TestStatusFollowsItsSchema(t *testing.T) {
 	text, err := os.ReadFile("../../docs/api/status.schema.json")
 	if err != nil {

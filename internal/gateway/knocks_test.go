@@ -13,8 +13,8 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// Four connections at once, as of a program that makes its own, knock at once:
-// all get in, and what is left over of their knocks costs nothing.
+// Four connections of one program at once each have a knock of their own: all get in,
+// and what is left over of their knocks costs nothing.
 func TestKnocksInParallelOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -29,8 +29,8 @@ func TestKnocksInParallelOpen(t *testing.T) {
 	})
 }
 
-// Who is in the middle of a knock when it is changed has made no mistake: not by
-// the order, not by the time, and not for everybody. The next wrong one is one.
+// Somebody who is in the middle of a knock when it is changed is not penalised: neither
+// for the order nor for the time, nor is everybody. The next wrong knock counts.
 func TestAKnockThatIsChangedMeanwhile(t *testing.T) {
 	const given, everybody, within = "order = \"given\"\n", "scope = \"door\"\n", "within = \"10s\"\n"
 	for _, tt := range []struct{ name, before, after string }{
@@ -58,15 +58,15 @@ func TestAKnockThatIsChangedMeanwhile(t *testing.T) {
 				}
 				r.touch(visitor, 59001)
 				if got := r.status().Penalties; len(got) != 1 {
-					t.Errorf("a wrong knock of after the change costs %v", got)
+					t.Errorf("a wrong knock after the change costs %v", got)
 				}
 			})
 		})
 	}
 }
 
-// A neighbour behind the visitor's address, whose touch is wrong, takes back what
-// nobody has used yet, and nothing else.
+// A wrong touch by a neighbour behind the visitor's address takes back only a grant that
+// nobody has used yet.
 func TestAWrongKnockTakesBackAnUnusedGrantOnly(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -101,8 +101,8 @@ func TestAWrongKnockTakesBackAnUnusedGrantOnly(t *testing.T) {
 	}
 }
 
-// A touch that no visitor can have made opens nothing and costs nobody anything,
-// least of all everybody.
+// A touch that no visitor can have made opens nothing and penalises nobody, least of all
+// everybody.
 func TestTouchesOfNobody(t *testing.T) {
 	for _, more := range []string{"", "scope = \"door\"\n"} {
 		for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("224.0.0.1"),
@@ -121,7 +121,7 @@ func TestTouchesOfNobody(t *testing.T) {
 	}
 }
 
-// A touch whose sender may be forged is nobody's fault.
+// Nobody is penalised for a touch whose sender may be forged.
 func TestTouchesThatProveNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -138,8 +138,8 @@ func TestTouchesThatProveNothing(t *testing.T) {
 	})
 }
 
-// What a source did is remembered over a restart, for a week after its penalty
-// was over, whatever the clock does.
+// A penalty is remembered over a restart, until a week after its end, whatever the clock
+// does.
 func TestAPenaltyGrowsOverARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -158,7 +158,7 @@ func TestAPenaltyGrowsOverARestart(t *testing.T) {
 		time.Sleep(6 * time.Minute)
 		r = restart(t, m, path)
 		if got := r.status().Penalties; len(got) != 0 {
-			t.Errorf("what is over stands: %v", got)
+			t.Errorf("a penalty that is over is in force: %v", got)
 		}
 		lasts(10 * time.Minute)
 		r.stop()
@@ -172,7 +172,7 @@ func TestAPenaltyGrowsOverARestart(t *testing.T) {
 	})
 }
 
-// A penalty that was over does not stand again because the clock was set back,
+// A penalty that is over does not come into force again because the clock is set back,
 // whether a daemon saw its end or not.
 func TestAPenaltyThatIsOverStaysOverWhateverTheClockDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestAPenaltyThatIsOverStaysOverWhateverTheClockDoes(t *testing.T) {
 		if got := r.status().Penalties; len(got) != 0 {
 			t.Errorf("it stands again: %v", got)
 		}
-		r.touch(visitor, 59001) // ten minutes, as the second
+		r.touch(visitor, 59001) // ten minutes, since it is the second
 		r.stop()
 		time.Sleep(time.Hour)
 		r = restart(t, m, path)
@@ -209,7 +209,8 @@ func TestAPenaltyThatIsOverStaysOverWhateverTheClockDoes(t *testing.T) {
 	})
 }
 
-// A store of a version that had all penalties alike is read: each is the first.
+// A store of a version in which all penalties were equally long can be read: each counts
+// as the first.
 func TestAPenaltyOfAnEarlierVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -242,7 +243,7 @@ func TestADoorThatLeavesIsForgotten(t *testing.T) {
 		write(t, path, webDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
 		if len(m.banned) != 0 {
-			t.Errorf("the door is gone, and on disk are %v", m.banned)
+			t.Errorf("the door is gone, but on disk are %v", m.banned)
 		}
 	})
 }

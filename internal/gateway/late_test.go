@@ -13,8 +13,8 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// What status tells, a crash a moment later must not take back.
-func TestStatusTellsWhatIsSaved(t *testing.T) {
+// A crash must not take back what status has just shown.
+func TestStatusShowsWhatIsSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -29,12 +29,12 @@ func TestStatusTellsWhatIsSaved(t *testing.T) {
 			t.Fatalf("status %+v", s)
 		}
 		if all := strings.Join(s.Warnings, "; "); !strings.Contains(all, "nothing is saved") {
-			t.Errorf("a penalty is told as if it were saved; warnings %q", all)
+			t.Errorf("status shows a penalty as if it were saved; warnings %q", all)
 		}
 	})
 }
 
-// A turn may be late; whose penalty was over when they knocked is heard.
+// Even in a late turn, a source is heard whose penalty was over when it knocked.
 func TestTouchesAfterThePenaltysEndAreHeardInALateTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)
@@ -48,7 +48,7 @@ func TestTouchesAfterThePenaltysEndAreHeardInALateTurn(t *testing.T) {
 	})
 }
 
-// Who cannot go on because the door hears nothing has knocked no wrong knock.
+// A knock that cannot be completed because the door ignores knocks by then is not wrong.
 func TestAKnockThatAFailsafeInterruptsIsNotPenalised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -64,7 +64,7 @@ func TestAKnockThatAFailsafeInterruptsIsNotPenalised(t *testing.T) {
 	})
 }
 
-// A fence that is up again but takes no grants yet gets them later.
+// A fence that is up again but does not accept grants yet gets them later.
 func TestGrantsThatWentWithTheTableComeBackHoweverLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -80,7 +80,7 @@ func TestGrantsThatWentWithTheTableComeBackHoweverLate(t *testing.T) {
 	})
 }
 
-// A configuration goes back even if somebody took one of its ports meanwhile.
+// A configuration comes back even if somebody has taken one of its ports meanwhile.
 func TestATakenPortHoldsNoRollbackUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -103,7 +103,7 @@ func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
 		r.touch(visitor, 59000)
 		time.Sleep(time.Minute - time.Second)
 		done := r.hold()
-		// The touch comes when the turn has heard what it hears, and the turn is slow.
+		// The touch comes after the turn has taken what it will hear, and the turn is slow.
 		now := r.world.Now
 		r.world.Now = func() time.Time {
 			r.world.Now = now
@@ -121,7 +121,7 @@ func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
 	})
 }
 
-// A clock that is set back once does not begin a penalty anew at each start.
+// If the clock is set back once, a penalty does not begin again at each start.
 func TestAPenaltyBeginsAnewAtMostOnceForAClockThatIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -144,8 +144,8 @@ func TestAPenaltyBeginsAnewAtMostOnceForAClockThatIsSetBack(t *testing.T) {
 	})
 }
 
-// A turn may be late; what its grants have left is reckoned when the fence is
-// told, so that none ends later than was said.
+// Even in a late turn, no grant ends later than was said: what it has left is computed
+// when the fence is changed.
 func TestAGrantOfALateTurnEndsWhenItWasSaidTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -157,19 +157,19 @@ func TestAGrantOfALateTurnEndsWhenItWasSaidTo(t *testing.T) {
 		synctest.Wait()
 		end := m.grants[grantKey{"ssh", door.Source(visitor)}]
 		if grants := r.status().Grants; len(grants) != 1 || !grants[0].Expires.Equal(end) || end.After(said) {
-			t.Errorf("status says %v, the kernel %v; it is to be %v", grants, end, said)
+			t.Errorf("status says %v, the kernel %v; want %v", grants, end, said)
 		}
 		m.do(func() { m.stall = time.Minute })
 		r.touch(netip.MustParseAddr("192.0.2.77"), 59000, 59002)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if left, ok := m.grants[grantKey{"ssh", door.Source(netip.MustParseAddr("192.0.2.77"))}]; ok {
-			t.Errorf("a grant that was over before the kernel was told was given until %v", left)
+			t.Errorf("a grant that was over before the fence was changed was given until %v", left)
 		}
 	})
 }
 
-// What comes from the machine itself is no knock, whoever let it through.
+// Touches from the machine itself are not knocks, whoever let them through.
 func TestTouchesOverLoopbackAreNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)
@@ -179,7 +179,7 @@ func TestTouchesOverLoopbackAreNone(t *testing.T) {
 		}
 		r.wantState("dark")
 		if p := r.status().Penalties; len(p) != 0 {
-			t.Errorf("penalties %v for touches that are none", p)
+			t.Errorf("penalties %v for touches from the machine itself", p)
 		}
 	})
 }
@@ -201,7 +201,7 @@ func TestFlowsEndWithTheirGrant(t *testing.T) {
 		m.ended = nil
 		reply := r.order(control.CloseRequest{Door: "ssh", Source: visitor.String()})
 		if len(m.ended) != 1 || m.ended[0].Source != door.Source(visitor) || reply != "192.0.2.2 has no grant at door ssh; any flows over UDP that it had are ended" {
-			t.Errorf("closing to who has no grant any more ended the flows of %v, and said %q", m.ended, reply)
+			t.Errorf("closing to a source that no longer has a grant ended the flows of %v, and said %q", m.ended, reply)
 		}
 		m.ended = nil
 		r.order(control.CloseRequest{Door: "ssh"})

@@ -22,9 +22,9 @@ type places struct {
 	Shut []knock.Place // not heard, but held: those that are in Open as well are heard
 	Same []knock.Place // as they are
 
-	openers map[uint16]knock.Opener // of datagrams, at the ports of Open
-	of      *config.Config          // whose doors' places and openers they are
-	tries   *config.Config          // whose are held, too; nil for nobody's
+	openers map[knock.Place]knock.Opener // of datagrams and streams, at those of Open
+	of      *config.Config               // whose doors' places and openers they are
+	tries   *config.Config               // whose are held, too; nil for nobody's
 }
 
 func (p *places) lists() [3]*[]knock.Place { return [3]*[]knock.Place{&p.Open, &p.Shut, &p.Same} }
@@ -47,7 +47,10 @@ func (p *places) connections() (ports listen.Ports) {
 	into := [3]*[]uint16{&ports.Open, &ports.Shut, &ports.Same}
 	for i, list := range p.lists() {
 		for _, at := range *list {
-			if at.Medium == knock.Connections {
+			switch {
+			case at.Medium == knock.Streams && i == 0:
+				ports.Streams = append(ports.Streams, at.Port)
+			case at.Medium != knock.Datagrams:
 				*into[i] = append(*into[i], at.Port)
 			}
 		}
@@ -55,30 +58,30 @@ func (p *places) connections() (ports listen.Ports) {
 	return ports
 }
 
-// datagrams are the UDP ports. Where it is not known yet whether they are to be heard
-// nothing is: the door hears nothing before it knows.
-func (p *places) datagrams() map[uint16]knock.Opener {
-	ports := make(map[uint16]knock.Opener)
+// datagrams are where datagrams and streams are heard or held. Where it is not known yet
+// whether they are to be heard nothing is: the door hears nothing before it knows.
+func (p *places) datagrams() map[knock.Place]knock.Opener {
+	all := make(map[knock.Place]knock.Opener)
 	for _, list := range p.lists() {
 		for _, at := range *list {
-			if at.Medium == knock.Datagrams {
-				ports[at.Port] = nil
+			if at.Medium != knock.Connections {
+				all[at] = nil
 			}
 		}
 	}
 	for _, at := range p.Open {
-		if at.Medium == knock.Datagrams {
-			ports[at.Port] = p.openers[at.Port]
+		if at.Medium != knock.Connections {
+			all[at] = p.openers[at]
 		}
 	}
-	return ports
+	return all
 }
 
-// unopened says which UDP ports are to be heard by a rule that opens no datagrams, which
-// is a mistake of its kind.
+// unopened says which places are to be heard by a rule that opens no datagrams, which is a
+// mistake of its kind.
 func (p *places) unopened() (err error) {
 	for _, at := range p.Open {
-		if at.Medium == knock.Datagrams && p.openers[at.Port] == nil {
+		if at.Medium != knock.Connections && p.openers[at] == nil {
 			err = errors.Join(err, fmt.Errorf("%s: its kind of knock opens no datagrams", at.AsPort()))
 		}
 	}
@@ -122,7 +125,8 @@ func (g *Gateway) updateListeners() {
 		told := !same || len(died) > 0
 		var err error
 		if told {
-			err = errors.Join(l.tcp.Set(wanted.connections()), l.udp.Set(wanted.datagrams()), wanted.unopened())
+			carried := l.udp.Set(wanted.datagrams()) // before the first stream is handed over
+			err = errors.Join(l.tcp.Set(wanted.connections()), carried, wanted.unopened())
 		}
 		var missing []port.Port
 		if err != nil {
@@ -242,7 +246,7 @@ func (g *Gateway) syncListeners() {
 // places are what the listener is to do with the doors' places now. A port that it does
 // not listen on it still holds, so that nobody else listens there and learns a knock.
 func (g *Gateway) places() places {
-	all := places{openers: make(map[uint16]knock.Opener), of: g.config, tries: g.listeners.trying}
+	all := places{openers: make(map[knock.Place]knock.Opener), of: g.config, tries: g.listeners.trying}
 	if all.tries != nil {
 		for _, d := range all.tries.Doors {
 			all.Shut = append(all.Shut, hears(d)...)
@@ -257,8 +261,8 @@ func (g *Gateway) places() places {
 			for _, p := range k.conf.Hears() {
 				if k.heard.open && !slices.Contains(k.heard.closed, p) {
 					all.Open = append(all.Open, p)
-					if by := g.opener(k.conf, p.Port); by != nil && p.Medium == knock.Datagrams {
-						all.openers[p.Port] = by
+					if by := g.opener(k.conf, p.Port); by != nil && p.Medium != knock.Connections {
+						all.openers[p] = by
 					}
 				}
 				*rest = append(*rest, p)

@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/listen"
 )
 
-// tcpListener are a machine's, on TCP ports.
+// tcpListener is a machine's listener on TCP ports.
 type tcpListener machine
 
 func (e *tcpListener) Set(ports listen.Ports) error {
@@ -19,7 +19,8 @@ func (e *tcpListener) Set(ports listen.Ports) error {
 	defer e.mu.Unlock()
 	e.listening, e.lacks, e.sets = nil, nil, e.sets+1
 	var err error
-	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
+	held := slices.Concat(ports.Open, ports.Streams, ports.Shut, ports.Same)
+	e.streams = ports.Streams
 	slices.Sort(held)
 	e.held = slices.Compact(held)
 	for _, p := range e.held {
@@ -40,7 +41,7 @@ func (e *tcpListener) Check() []uint16 {
 	return slices.Clone(e.lacks)
 }
 
-// Dropped is as if some touches had been too many.
+// Dropped returns a number of touches, as if they had been too many.
 func (e *tcpListener) Dropped() uint64 { return 6 }
 
 func (e *tcpListener) Behind() bool {
@@ -51,17 +52,17 @@ func (e *tcpListener) Behind() bool {
 
 func (e *tcpListener) Close() error { return nil }
 
-// udpListener is the listener on UDP ports: what it is to hear, and what was answered.
+// udpListener is a machine's listener on UDP ports.
 type udpListener machine
 
-func (b *udpListener) Set(ports map[uint16]knock.Opener) error {
+func (b *udpListener) Set(places map[knock.Place]knock.Opener) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.openers = ports
+	b.openers = places
 	var err error
-	for p := range ports {
-		if slices.Contains(b.taken, p) {
-			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
+	for at := range places {
+		if at.Medium == knock.Datagrams && slices.Contains(b.taken, at.Port) {
+			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", at.Port))
 		}
 	}
 	return err
@@ -82,6 +83,6 @@ func (b *udpListener) Check() []uint16 {
 
 func (b *udpListener) Behind() bool { return false }
 func (b *udpListener) Counts() datagrams.Counts {
-	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
+	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5, Replied: 6}
 }
 func (b *udpListener) Close() error { return nil }

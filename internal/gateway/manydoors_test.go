@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// manyDoors is the configuration of so many.
+// manyDoors returns a configuration with n doors.
 func manyDoors(n int) string {
 	text := ""
 	for i := range n {
@@ -21,7 +21,7 @@ func manyDoors(n int) string {
 	return text
 }
 
-// fill gives each door so many grants, as after a restart.
+// fill gives each door as many grants as grants says, as after a restart.
 func (r *running) fill(length time.Duration, grants func(door int) int) {
 	filled := make(chan struct{})
 	r.events <- func(now time.Time) {
@@ -36,8 +36,8 @@ func (r *running) fill(length time.Duration, grants func(door int) int) {
 	<-filled
 }
 
-// However many doors have very many grants, a snapshot of how things stand lists some
-// thousands, of each door the latest, and counts them all.
+// However many doors have very many grants, a snapshot lists a few thousand, the latest of
+// each door, and counts them all.
 func TestStatusOfManyDoorsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const doors, each = 40, 600
@@ -63,7 +63,7 @@ func TestStatusOfManyDoorsIsBounded(t *testing.T) {
 	})
 }
 
-// What operators open at one door the kernel is told in parts, too.
+// Grants that operators give at one door also go to the kernel in parts.
 func TestManySourcesOpenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sources = 2*maxCost + 1
@@ -81,14 +81,14 @@ func TestManySourcesOpenInParts(t *testing.T) {
 		synctest.Wait()
 		release()
 		if len(m.grants) != sources || m.largest > maxCost {
-			t.Errorf("%d of %d sources are let in, and a change has %d grants at the most, want all and at most %d",
+			t.Errorf("%d of %d sources are let in, and a change has up to %d grants, want all and at most %d",
 				len(m.grants), sources, m.largest, maxCost)
 		}
 	})
 }
 
-// What operators open at many doors at once the kernel is told in parts, since it looks
-// for each door's set among all.
+// Grants that operators give at many doors at once go to the kernel in parts, since it
+// searches all sets for each door's.
 func TestManyDoorsOpenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const doors, most = 320, maxCost*doorsPerGrant/(320+doorsPerGrant) + 1
@@ -106,7 +106,7 @@ func TestManyDoorsOpenInParts(t *testing.T) {
 		synctest.Wait()
 		release()
 		if len(m.grants) != doors || m.largest > most {
-			t.Errorf("%d of %d doors are open, and a change has %d grants at the most, want all and at most %d",
+			t.Errorf("%d of %d doors are open, and a change has up to %d grants, want all and at most %d",
 				len(m.grants), doors, m.largest, most)
 		}
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// What was seen once is not right again: after a restart, after the rule has become
-// another, and after the knock was gone while it could still come back.
+// A knock that was right once is not right again: neither after a restart, nor after a
+// change of its rule, nor after the rule was gone while it could still come back.
 func TestMarksComeBack(t *testing.T) {
 	withLetters(t)
 	other := strings.Replace(letterDoor, letterKnock, letterKnock+"first = false\n", 1)

@@ -32,7 +32,7 @@ func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 	if hearsDatagrams(s.doors) {
 		c := g.world.Datagrams.Counts()
 		v.Datagrams = map[string]uint64{"foreign": c.Foreign, "strange": c.Strange, "crowded": c.Crowded,
-			"overrun": c.Overrun, "withheld": c.Withheld}
+			"replied": c.Replied, "overrun": c.Overrun, "withheld": c.Withheld}
 	}
 	return v
 }
@@ -40,7 +40,7 @@ func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 // hearsDatagrams says whether a door has a knock that does.
 func hearsDatagrams(doors []config.Door) bool {
 	return slices.ContainsFunc(doors, func(d config.Door) bool {
-		return slices.ContainsFunc(hears(d), func(p knock.Place) bool { return p.Medium == knock.Datagrams })
+		return slices.ContainsFunc(hears(d), func(p knock.Place) bool { return p.Medium != knock.Connections })
 	})
 }
 

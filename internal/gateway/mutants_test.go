@@ -17,8 +17,8 @@ import (
 	"github.com/doorward/doorward/internal/mutants"
 )
 
-// elsewhere are the parts of which the gateway's tests know nothing, so that
-// their own look for their faults: those that are named, which need no machine.
+// elsewhere are the packages that the gateway's tests do not cover, so that their own
+// tests look for their faults: those that match, which need no machine.
 var elsewhere = map[string]string{
 	"internal/sandbox":   "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
 	"internal/launcher":  "^TestNothingIsRun",
@@ -40,10 +40,11 @@ var elsewhere = map[string]string{
 	"cmd/doorward":       ".",
 }
 
-// TestMutants has the test that noticed each deliberate fault the last time look for
-// it. If that does not notice it now, or none is known, the explorer looks for what it
-// breaks, then this package's other tests, then those of the fault's own package; where
-// that is in elsewhere, those alone. A fault that nobody notices fails.
+// TestMutants checks that each deliberate fault is noticed. The test that noticed it the
+// last time looks for it first. If that does not notice it now, or none is known, the
+// explorer looks for what it breaks, then this package's other tests, and then those of
+// the fault's own package; if that is in elsewhere, those alone. TestMutants fails if
+// nobody notices a fault.
 func TestMutants(t *testing.T) {
 	if os.Getenv(mutants.Env) != "" {
 		t.Skip("this is a mutant")
@@ -68,7 +69,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range all {
 		home := path.Dir(m.File)
 		if home == "internal/fence" {
-			continue // this package's tests have a fence of their own; internal/fence hunts them
+			continue // this package's tests have a fence of their own; internal/fence looks for these faults
 		}
 		if _, ok := elsewhere[home]; !ok {
 			home = here
@@ -81,7 +82,7 @@ func TestMutants(t *testing.T) {
 				defer func() { <-slots }()
 				by, err := notices(t, hunt, mutants.Mutant{File: home + "/"}, home)
 				if !errors.Is(err, errUnnoticed) {
-					t.Fatalf("without a fault %s notices one: %v", by, err)
+					t.Fatalf("%s notices a fault where there is none: %v", by, err)
 				}
 			})
 		}
@@ -110,7 +111,7 @@ const here = "internal/gateway"
 
 var errUnnoticed = errors.New("nobody noticed")
 
-// noticesAgain has one test look, which is named as mutants.Noticed names it.
+// noticesAgain has one test look, named in the form of mutants.Noticed.
 func noticesAgain(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, by string) (string, error) {
 	pkg, test, ok := strings.Cut(by, " ")
 	if !ok {
@@ -128,7 +129,7 @@ func update(t *testing.T, noticed map[string]string, found *sync.Map) {
 		}
 	}
 	found.Range(func(name, by any) bool {
-		if strings.Contains(by.(string), " ") { // and not a panic
+		if strings.Contains(by.(string), " ") { // not a panic
 			all[name.(string)] = by.(string)
 		}
 		return true
@@ -153,7 +154,7 @@ func update(t *testing.T, noticed map[string]string, found *sync.Map) {
 	}
 }
 
-// notices says which test of a package notices a mutant.
+// notices returns which test of a package notices a mutant.
 func notices(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, home string) (by string, err error) {
 	if home != here {
 		return look(t, hunt, m, home, "-test.run="+elsewhere[home])
@@ -165,9 +166,9 @@ func notices(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, home string) (b
 	return by, err
 }
 
-// look runs tests of a package on one processor, and says which noticed the mutant.
+// look runs tests of a package on one processor, and returns which noticed the mutant.
 func look(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, pkg string, flags ...string) (by string, err error) {
-	// Not t.TempDir: sockets need short paths, and other users a way to theirs.
+	// Not t.TempDir: sockets need short paths, and other users must be able to reach theirs.
 	dir, err := os.MkdirTemp("", "m")
 	if err == nil {
 		err = os.Chmod(dir, 0o755)

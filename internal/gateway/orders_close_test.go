@@ -12,8 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// A door that closes already opens for nobody who has asked for that meanwhile, when it
-// is closed again.
+// A door that is closed again while it closes does not open for those who have asked for
+// that meanwhile.
 func TestClosingWhileClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -37,7 +37,7 @@ func TestClosingWhileClosing(t *testing.T) {
 	})
 }
 
-// Whatever else goes wrong, nobody is told that a source was shut out which is let in.
+// Whatever else goes wrong, no answer says that a source is shut out which is let in.
 func TestClosingWhatIsCoveredOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()

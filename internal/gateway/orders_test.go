@@ -19,7 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// openDoor always lets its service run, so that it opens at once.
+// openDoor has a service that always runs, so that it opens at once.
 const openDoor = `
 [door.web]
 ports = ["443/tcp"]
@@ -30,8 +30,8 @@ listen = [60001, 60002, 60003]
 touch = [60001, 60003]
 `
 
-// said is what an order came to, in one line: code and hint of an error, or state,
-// source and whether anything has changed.
+// said returns the answer to an order in one line: code, message and hint of an error, or
+// door, source, state, whether anything has changed, and the message.
 func said(r control.Reply, err error) string {
 	if err != nil {
 		e, _ := errors.AsType[*control.Error](err)
@@ -51,8 +51,8 @@ func said(r control.Reply, err error) string {
 	return strings.Join(words, ", ") + ": " + r.Message
 }
 
-// Each order at each state of a door: what it says, what it has changed, and that
-// what is so already is no error.
+// Each order in each state of a door: what the answer says and whether anything has
+// changed. It is not an error if things were so already.
 func TestOrders(t *testing.T) {
 	open := func(source, long string) control.OpenRequest {
 		return control.OpenRequest{Door: "ssh", Source: source, For: long, Wait: "1m"}
@@ -111,7 +111,7 @@ func TestOrders(t *testing.T) {
 	})
 }
 
-// Arming says what it has changed, and that a door is deaf all the same.
+// The answer to arm says what has changed, also when the door still ignores knocks.
 func TestArming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -142,9 +142,9 @@ func TestArming(t *testing.T) {
 	})
 }
 
-// What the configuration always lets in is told, whether it is all of a source or a
-// part of it.
-func TestAlwaysIsTold(t *testing.T) {
+// Answers name what the configuration always lets in, whether that is all of a source or
+// a part of it.
+func TestAnswersNameAlways(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), openDoor+sshDoor)
 		for _, tt := range []struct {
@@ -170,7 +170,7 @@ func TestAlwaysIsTold(t *testing.T) {
 	})
 }
 
-// waits gives an order that is answered later.
+// waits gives an order that is answered later; answered returns the answer.
 func (r *running) waits(o control.Request) (answered func() string) {
 	done := make(chan string, 1)
 	go func() { done <- said(r.ask(o)) }()
@@ -186,8 +186,8 @@ func (r *running) waits(o control.Request) (answered func() string) {
 	}
 }
 
-// Who orders a door opened learns what came of it: when the grant is in the kernel, or
-// when it is not going to be.
+// An order to open a door that waits is answered when the grant is in the kernel, or when
+// it is certain that it will not be.
 func TestOpenWaits(t *testing.T) {
 	const to = "192.0.2.2"
 	slow := control.OpenRequest{Door: "ssh", Source: to, For: "5m", Wait: "20s"}
@@ -251,7 +251,8 @@ func TestOpenWaits(t *testing.T) {
 	}
 }
 
-// Who waits for as long as a service may take learns that it has not started.
+// An order that waits for as long as a service may take is answered when that did not
+// start.
 func TestOpenWaitsNoLongerThanTheService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -265,7 +266,7 @@ func TestOpenWaitsNoLongerThanTheService(t *testing.T) {
 	})
 }
 
-// A service that is started again behind an open door is waited for, too, whatever
+// An order also waits for a service that is started again behind an open door, whatever
 // grant there was before.
 func TestOpenWaitsForARepair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -287,7 +288,7 @@ func TestOpenWaitsForARepair(t *testing.T) {
 	})
 }
 
-// Those whose client has gone take no room for longer than until the next comes.
+// Orders whose client has gone are forgotten when the next one comes.
 func TestNobodyWaitsForWhoHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -304,13 +305,13 @@ func TestNobodyWaitsForWhoHasGone(t *testing.T) {
 		r.events <- func(time.Time) { waiters = len(r.door("ssh").waiters) }
 		synctest.Wait()
 		if waiters != 1 {
-			t.Errorf("%d wait, of whom all have gone: want the last alone", waiters)
+			t.Errorf("%d orders wait, though all clients have gone: want the last alone", waiters)
 		}
 	})
 }
 
-// Very many grants within a network end in parts, between which others have their
-// turn, and the answer comes after the last.
+// Very many grants within a network end in parts, between which other things are done,
+// and the answer comes after the last.
 func TestCloseManyWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -345,8 +346,8 @@ func TestCloseManyWithin(t *testing.T) {
 	})
 }
 
-// Whatever was opened and closed before, who is said to be shut out is, and who is not
-// is named.
+// Whatever was opened and closed before, a source that an answer says is shut out is, and
+// otherwise the answer names what lets it in.
 func TestClosingSaysWhoIsStillLetIn(t *testing.T) {
 	sources := []string{"any", "192.0.2.0/24", "192.0.2.0/25", "192.0.2.7", "192.0.2.200", "198.51.100.7", "198.51.0.0/16",
 		"2001:db8::/32", "2001:db8::/64", "2001:db8::7"}
@@ -372,7 +373,7 @@ func TestClosingSaysWhoIsStillLetIn(t *testing.T) {
 					continue
 				}
 				reply, err := r.ask(control.CloseRequest{Door: s.door, Source: s.source})
-				synctest.Wait() // for a service that was on its way
+				synctest.Wait() // for a service that was starting or stopping
 				letIn := m.letsIn(s.door, s.source)
 				shut := !strings.Contains(reply.Message, "STILL")
 				if err != nil || s.source != "any" && (shut != (letIn == nil) || shut != (len(reply.Covered) == 0)) {
@@ -388,7 +389,7 @@ func TestClosingSaysWhoIsStillLetIn(t *testing.T) {
 	})
 }
 
-// letsIn is what of the kernel's lets a source, or a part of it, in at a door.
+// letsIn returns the kernel's grants that let a source, or a part of it, in at a door.
 func (m *machine) letsIn(name, source string) (by []netip.Prefix) {
 	who, _ := parseSource(source)
 	m.do(func() {

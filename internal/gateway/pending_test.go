@@ -23,7 +23,8 @@ const (
 	bobs   = "operator bob (uid 1001)"
 )
 
-// doors are the names of the doors in use, and of those that the fence guards.
+// doorsInUse returns the names of the doors in use, and of those that the fence guards if
+// they differ.
 func (r *running) doorsInUse() string {
 	s, _ := r.Status()
 	var names []string
@@ -47,7 +48,7 @@ func (r *running) as(by string, o control.ApplyRequest) (control.Reply, error) {
 	return r.Do(r.t.Context(), control.Caller{Name: by}, o)
 }
 
-// insured applies the file as it is with a minute to keep it, and returns its ID.
+// insured applies the file as it is, with a minute to confirm it, and returns its ID.
 func (r *running) insured(by string, force bool) uint64 {
 	r.t.Helper()
 	reply, err := r.as(by, control.ApplyRequest{Action: "apply", Confirm: "1m", Force: force})
@@ -57,7 +58,7 @@ func (r *running) insured(by string, force bool) uint64 {
 	return reply.Pending
 }
 
-// last is the latest record about the configuration.
+// last returns the latest record of an event that concerns no door.
 func (m *machine) last(event string) (last audit.Record) {
 	m.do(func() {
 		for _, r := range m.trail {
@@ -69,8 +70,8 @@ func (m *machine) last(event string) (last audit.Record) {
 	return last
 }
 
-// While a configuration waits, neither a plain apply nor SIGHUP nor another one with a
-// way back takes its place.
+// A configuration that waits to be confirmed is not replaced by a plain apply, by SIGHUP,
+// or by an apply that has to be confirmed.
 func TestAConfigurationThatWaitsIsNotReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -108,8 +109,8 @@ func TestAConfigurationThatWaitsIsNotReplaced(t *testing.T) {
 	})
 }
 
-// By force another one takes the place of the one that waits, which is said to whoever
-// waits for it; what was kept last is what is gone back to.
+// By force another configuration replaces the one that waits to be confirmed, and status
+// says so; what was kept last is what comes back.
 func TestForce(t *testing.T) {
 	vpn := strings.Replace(webDoor, "door.web", "door.vpn", -1)
 	for _, tt := range []struct {
@@ -151,7 +152,7 @@ func TestForce(t *testing.T) {
 				s, _ := r.Status()
 				got := slices.Clone(s.Ended)
 				if len(got) == 0 || got[len(got)-1].ID != first || s.Pending != nil || s.Settled == nil || *s.Settled != got[0] {
-					t.Errorf("ended are %+v, the latest %+v, pending %+v", got, s.Settled, s.Pending)
+					t.Errorf("ended %+v, the latest %+v, pending %+v", got, s.Settled, s.Pending)
 				}
 				for i := range got {
 					got[i].ID, got[i].Time = 0, time.Time{}
@@ -164,8 +165,8 @@ func TestForce(t *testing.T) {
 	}
 }
 
-// An order with an ID means that configuration and no other, and what became of it is
-// told.
+// An order with an ID is about that configuration and no other, and its answer says what
+// became of it.
 func TestAnOrderMeansOneConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -213,7 +214,7 @@ func TestAnOrderMeansOneConfiguration(t *testing.T) {
 	})
 }
 
-// An ID is nobody else's, over a restart, and although the store was lost.
+// No two configurations have the same ID, even over a restart, or if the store was lost.
 func TestIDsAreNotGivenTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -240,7 +241,7 @@ func TestIDsAreNotGivenTwice(t *testing.T) {
 		if s, _ := r.Status(); len(s.Ended) > keptEnds {
 			t.Errorf("%d ends are remembered, want at most %d", len(s.Ended), keptEnds)
 		}
-		r.stop() // a store of a version that gave none
+		r.stop() // what follows is a store of a version without IDs
 		time.Sleep(2 * keptEnds * time.Second)
 		write(t, path, webDoor)
 		m.do(func() {
@@ -249,12 +250,12 @@ func TestIDsAreNotGivenTwice(t *testing.T) {
 		})
 		r = restart(t, m, path)
 		if s, _ := r.Status(); s.Pending == nil || s.Pending.ID == 0 || seen[s.Pending.ID] {
-			t.Errorf("pending is %+v, want an ID that was not given", s.Pending)
+			t.Errorf("pending is %+v, want an ID that was not given before", s.Pending)
 		}
 	})
 }
 
-// Who waits is told how it ended although another daemon ended it.
+// Status says how a configuration ended that waited, even if another daemon ended it.
 func TestEndsOverARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -296,7 +297,7 @@ func TestEndsOverARestart(t *testing.T) {
 					}
 					r.stop()
 				}
-				if tt.doors == "ssh" { // it was gone back from
+				if tt.doors == "ssh" { // it was rolled back
 					write(t, path, webDoor)
 					r = restart(t, m, path)
 					if got := r.doorsInUse(); got != "ssh" {
@@ -313,8 +314,8 @@ func TestEndsOverARestart(t *testing.T) {
 	}
 }
 
-// A file that was rolled back does not come into use by SIGHUP, nor by a plain apply,
-// until it changes, over a restart too; insured it does.
+// A file that was rolled back does not come into use by SIGHUP or by a plain apply until
+// it changes, not even after a restart; by an apply that has to be confirmed it does.
 func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
 	const rolled = "nothing was changed: PATH was rolled back, and has not changed since"
 	for _, restarts := range []bool{false, true} {
@@ -345,7 +346,7 @@ func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
 			}
 			r.insured(alices, false)
 			if got := r.doorsInUse(); got != "web" {
-				t.Errorf("with a way back doors %s are in use, want web", got)
+				t.Errorf("after an apply that has to be confirmed doors %s are in use, want web", got)
 			}
 			r.order(control.ApplyRequest{Action: "undo"})
 			if _, err := r.as(alices, control.ApplyRequest{Action: "apply", Force: true}); err != nil || r.doorsInUse() != "web" {
@@ -362,8 +363,8 @@ func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
 	}
 }
 
-// A reload of a file with mistakes is in the trail, without what it says: that may be
-// a knock.
+// The trail records the reload of a file with mistakes, but does not quote the file, which
+// may be a part of a knock.
 func TestTheTrailOfAReloadTellsNoPorts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

@@ -15,14 +15,14 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// policedUnit is a unit that the daemon may or may not touch.
+// policedUnit is a unit that the daemon may or may not start and stop.
 type policedUnit struct {
 	unit
 	police *police
 	names  service.Names
 }
 
-// police is what systemd and polkit answer; asked counts the questions.
+// police holds what systemd and polkit answer; asked counts the questions.
 type police struct {
 	answer error
 	asked  int
@@ -44,8 +44,8 @@ func (u *policedUnit) Start(ctx context.Context) error {
 	return u.unit.Start(ctx)
 }
 
-// policed starts a gateway whose units are policed, and have the names that own
-// says where they are not their own.
+// policed starts a gateway whose units ask police, and have the names in own if those
+// differ from the configured ones.
 func policed(t *testing.T, m *machine, text string, p *police, own map[string]service.Names) *running {
 	t.Helper()
 	return runWith(t, m, configPath(t), text, func(w *World) {
@@ -64,8 +64,8 @@ func (r *running) warnings() []string {
 	return s.Warnings
 }
 
-// A daemon without leave to start its service says so before anybody knocks, for
-// as long as it is so, and not for a service that nobody can be asked about yet.
+// A daemon that may not start its service warns of that before anybody knocks, for as long
+// as it is so, but not while there is no answer yet.
 func TestPermissionIsAskedForBeforeAKnock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p := newMachine(), &police{answer: errors.New("no D-Bus yet")}
@@ -97,10 +97,10 @@ func TestPermissionIsAskedForBeforeAKnock(t *testing.T) {
 		time.Sleep(3 * upkeepInterval)
 		synctest.Wait()
 		if p.asked != asked {
-			t.Errorf("with leave it asked %d times more", p.asked-asked)
+			t.Errorf("with permission it asked %d more times", p.asked-asked)
 		}
 
-		// The rule goes: the order that is refused tells.
+		// The rule goes: the daemon notices when an order is refused.
 		m.do(func() { p.answer = refuse })
 		r.touch(visitor, 59000, 59002)
 		if got := r.warnings(); !slices.Equal(got, want) {
@@ -109,7 +109,8 @@ func TestPermissionIsAskedForBeforeAKnock(t *testing.T) {
 	})
 }
 
-// Two doors with one service by two names stop it under each other's visitors.
+// Two doors that have one service under two names would stop it while the other's visitors
+// are in.
 func TestOneServiceByTwoNames(t *testing.T) {
 	second := strings.NewReplacer("door.ssh", "door.alt", "ssh.service", "sshd.socket", "22/tcp", "2222/tcp",
 		"590", "580").Replace(sshDoor)
@@ -130,8 +131,8 @@ func TestOneServiceByTwoNames(t *testing.T) {
 	})
 }
 
-// Who writes a unit's own name where an alias was, as doctor has it, has the same
-// service, and is not told of another.
+// Writing a unit's own name in place of an alias, as doctor advises, does not count as a
+// change of the service.
 func TestTheOwnNameOfAnAliasIsNoOtherService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		alias := strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1)

@@ -31,7 +31,7 @@ func run(t *testing.T, m *machine, path, text string) *running {
 	return runWith(t, m, path, text, func(*World) {})
 }
 
-// runWith is run in a world that is changed a little.
+// runWith is like run, but change may change the world.
 func runWith(t *testing.T, m *machine, path, text string, change func(*World)) *running {
 	t.Helper()
 	write(t, path, text)
@@ -55,7 +55,7 @@ func restart(t *testing.T, m *machine, path string) *running {
 	return restartWith(t, m, path, func(*World) {})
 }
 
-// restartWith is restart in a world that is changed a little.
+// restartWith is like restart, but change may change the world.
 func restartWith(t *testing.T, m *machine, path string, change func(*World)) *running {
 	t.Helper()
 	world := m.world()
@@ -92,13 +92,13 @@ func (r *running) touch(a netip.Addr, ports ...uint16) {
 	}
 }
 
-// touchOf is a touch as the listener hears of it.
+// touchOf returns a touch as the listener hears it.
 func touchOf(a netip.Addr, p uint16, at time.Time) knock.Heard {
 	return knock.Heard{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}
 }
 
-// hold has the loop busy with one turn until the returned function is called: what
-// comes meanwhile is one turn's.
+// hold keeps the loop busy with one turn until the returned function is called: all that
+// comes meanwhile is handled in one turn.
 func (r *running) hold() (release func()) {
 	held := make(chan struct{})
 	r.events <- func(time.Time) { <-held }
@@ -106,7 +106,7 @@ func (r *running) hold() (release func()) {
 	return func() { close(held); synctest.Wait() }
 }
 
-// status is the first door's status.
+// status returns the first door's status.
 func (r *running) status() control.Door {
 	r.t.Helper()
 	s, _ := r.Status()
@@ -123,7 +123,7 @@ func (r *running) wantState(want string) {
 	}
 }
 
-// order gives an operator's order and returns what it was answered.
+// order gives an operator's order and returns the answer.
 func (r *running) order(order any) string {
 	r.t.Helper()
 	reply, err := r.ask(order)
@@ -142,7 +142,7 @@ func (r *running) ask(order any) (control.Reply, error) {
 	return r.Do(r.t.Context(), control.Caller{Name: "operator alice (uid 1000)"}, o)
 }
 
-// parseSource reads a source as an order's is read.
+// parseSource parses a source as that of an order is parsed.
 func parseSource(s string) (netip.Prefix, error) {
 	o, err := control.ArmRequest{Source: s}.Order()
 	if err != nil {
@@ -151,7 +151,7 @@ func parseSource(s string) (netip.Prefix, error) {
 	return o.(control.Arm).Source, nil
 }
 
-// events are the audit trail's events so far.
+// events returns the audit trail's events so far.
 func (m *machine) events() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

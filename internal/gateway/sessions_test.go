@@ -19,7 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/presence"
 )
 
-// sessionAt is the visitor's, to the ssh door, from a port.
+// sessionAt returns the visitor's session at the ssh door, from a port.
 func sessionAt(from uint16) presence.Connection { return sessionOf(visitor, from) }
 
 func sessionOf(a netip.Addr, from uint16) presence.Connection {
@@ -27,12 +27,12 @@ func sessionOf(a netip.Addr, from uint16) presence.Connection {
 		Socket: uint32(from)}
 }
 
-// login is one by such a session, now.
+// login returns a login now, through the session that sessionAt returns.
 func login(user string, from uint16) presence.Login {
 	return presence.Login{Time: time.Now(), User: user, Method: "publickey", Source: visitor, Port: from, Where: "journal"}
 }
 
-// comes lets the visitor's sessions in, and others go.
+// comes has the visitor's sessions come in, and all others end.
 func (m *machine) comes(from ...uint16) {
 	m.do(func() {
 		m.sessions = nil
@@ -42,8 +42,8 @@ func (m *machine) comes(from ...uint16) {
 	})
 }
 
-// live writes who is in by the first door: from which port, since when, who, and by
-// what.
+// live returns who is in at the first door: from which port, since when, who, and let in
+// by what.
 func (r *running) live(begun time.Time) (all []string) {
 	r.t.Helper()
 	time.Sleep(measureSoon)
@@ -71,8 +71,8 @@ func (r *running) wantLive(begun time.Time, want ...string) {
 	}
 }
 
-// Who is in is told with since when, and by which grant, also where that has ended by
-// the time they are met; of who was in before the daemon that is not known.
+// Status has who is in, since when, and by which grant, even if that has ended by the time
+// they are noticed. For those who were in before the daemon started it is not known.
 func TestWhoIsInIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, begun := newMachine(), time.Now()
@@ -107,8 +107,8 @@ func TestWhoIsInIsTold(t *testing.T) {
 	})
 }
 
-// Where nobody looks while a door is dark, it is not known since when those are in who
-// need not knock, and it is of those who knocked.
+// If nobody looks while a door is dark, it is not known since when those are in who need
+// not knock; for those who knocked it is.
 func TestSinceWhenIsNotGuessed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, begun := newMachine(), time.Now()
@@ -127,8 +127,8 @@ func TestSinceWhenIsNotGuessed(t *testing.T) {
 	})
 }
 
-// Of very many who come at once, each is told of in the end, and no turn finds for
-// more than some; status lists the latest.
+// If very many come at once, each is recorded in the end, but no turn looks up the grants
+// of more than some; status lists the latest.
 func TestManyWhoComeAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -148,14 +148,14 @@ func TestManyWhoComeAtOnce(t *testing.T) {
 		}
 		for _, l := range s.Live {
 			if l.Grant == nil || l.Since == nil {
-				t.Fatalf("what let %d in is not told", l.Port)
+				t.Fatalf("status does not say what let %d in", l.Port)
 			}
 		}
 	})
 }
 
-// Sessions at ports that a door has only now were there before, as far as anybody
-// knows; and a door that goes takes what is known with it.
+// Sessions at ports that are new at a door may have been there before; and when a door
+// goes, what is known of its sessions goes with it.
 func TestPortsThatCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, begun := newMachine(), configPath(t), time.Now()
@@ -171,12 +171,12 @@ func TestPortsThatCome(t *testing.T) {
 		r.order(control.ApplyRequest{Action: "apply"})
 		synctest.Wait()
 		if _, there := r.sessionTable.doors["ssh"]; there {
-			t.Error("a door that went is remembered")
+			t.Error("sessions of a door that is gone are remembered")
 		}
 	})
 }
 
-// Who watches hears that somebody has come in, and has gone.
+// Watchers are notified when somebody has come in or has gone.
 func TestWatchersHearOfSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -191,13 +191,13 @@ func TestWatchersHearOfSessions(t *testing.T) {
 			select {
 			case <-newer:
 			default:
-				t.Errorf("nobody was told that in are now %v", from)
+				t.Errorf("watchers were not notified that %v are in now", from)
 			}
 		}
 	})
 }
 
-// toldLogins are the trail's logins: who, from where, by what.
+// toldLogins returns the trail's logins: who, from where, let in by what.
 func (m *machine) toldLogins(begun time.Time) (all []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -209,8 +209,8 @@ func (m *machine) toldLogins(begun time.Time) (all []string) {
 	return all
 }
 
-// A login is told with what let it in, once, however often it is read, and its session
-// has the name from then on, also of the next daemon.
+// A login is recorded once, however often it is read, with what let it in. From then on
+// its session has the user's name, also after a restart.
 func TestLoginsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, begun := newMachine(), configPath(t), time.Now()
@@ -233,7 +233,7 @@ func TestLoginsAreTold(t *testing.T) {
 		home := login("carol", 7)
 		home.Source = netip.MustParseAddr("198.51.100.7")
 		looks(alice, twice, old)
-		looks(alice, login(strings.Repeat("x", 200), 2), home) // of which the sessions are over
+		looks(alice, login(strings.Repeat("x", 200), 2), home) // whose sessions have ended
 		looks(forged)
 		want := []string{
 			"alice 192.0.2.2:1 by publickey, 192.0.2.2 by touch since 0s",
@@ -244,7 +244,7 @@ func TestLoginsAreTold(t *testing.T) {
 		check := func(when string) {
 			t.Helper()
 			if got := m.toldLogins(begun); !slices.Equal(got, want) {
-				t.Errorf("%s, told are\n%s\nwant\n%s", when, strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Errorf("%s, recorded are\n%s\nwant\n%s", when, strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		}
 		check("at first")
@@ -264,7 +264,7 @@ func TestLoginsAreTold(t *testing.T) {
 		want = append(want, "dave 192.0.2.2:3 by publickey, 192.0.2.2 by touch since 0s")
 		check("after a restart")
 		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 18s: dave, 192.0.2.2 by touch since 0s",
-			"192.0.2.2:1 to 22/tcp since before: , unknown") // two claim to be who came from there
+			"192.0.2.2:1 to 22/tcp since before: , unknown") // two logins claim the same session
 		r.stop()
 		r = restart(t, m, path)
 		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 19s: dave, 192.0.2.2 by touch since 0s",
@@ -272,9 +272,9 @@ func TestLoginsAreTold(t *testing.T) {
 	})
 }
 
-// Logins that are told are remembered in bounds: those that are forgotten are too old
-// from then on.
-func TestToldLoginsAreBounded(t *testing.T) {
+// Only so many recorded logins are remembered. When some are forgotten, logins as old as
+// those are not recorded any more.
+func TestRecordedLoginsAreBounded(t *testing.T) {
 	var ls logins
 	at := func(n int) presence.Login {
 		return presence.Login{Time: time.Unix(int64(n), 0), User: "alice", Source: visitor, Port: uint16(n)}
@@ -282,7 +282,7 @@ func TestToldLoginsAreBounded(t *testing.T) {
 	for n := 1; n <= 3*maxLogins; n++ {
 		l := at(n)
 		if ls.has(l) {
-			t.Fatalf("login %d is told already", n)
+			t.Fatalf("login %d counts as recorded already", n)
 		}
 		ls.add(cameFrom(l), reportedLogin{user: l.User, earliest: l.Time, until: l.Time})
 	}
@@ -291,7 +291,7 @@ func TestToldLoginsAreBounded(t *testing.T) {
 	}
 	for _, n := range []int{1, 2 * maxLogins, 2*maxLogins + 1, 3 * maxLogins} {
 		if n != 2*maxLogins && !ls.has(at(n)) {
-			t.Errorf("login %d is not told", n)
+			t.Errorf("login %d does not count as recorded", n)
 		}
 	}
 	for range 2 * maxLogins {
@@ -302,9 +302,9 @@ func TestToldLoginsAreBounded(t *testing.T) {
 	}
 }
 
-// Whoever may write to a log can have only a few logins told for a connection, however
-// many they write, so that they wash nothing out of the audit trail; and cannot have
-// those of others pass for told.
+// Whoever can write to a log can have only a few logins recorded for each connection,
+// however many they write, so that they cannot push anything out of the audit trail. Nor
+// can they make others' logins count as recorded.
 func TestForgedLoginsAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -336,17 +336,17 @@ func TestForgedLoginsAreFew(t *testing.T) {
 			}
 		}
 		if want := []string{"user0-0", "user0-1", "user0-2", "alice"}; !slices.Equal(users, want) {
-			t.Errorf("%d logins are told: %.10q, want %q", len(users), users, want)
+			t.Errorf("%d logins are recorded: %.10q, want %q", len(users), users, want)
 		}
 		if want := []string{`192.0.2.2: user "user0-3" by publickey from port 1 is not recorded as a login, nor are more, ` +
 			"since 3 came from this port within 10m: something other than sshd writes to journal"}; !slices.Equal(errors, want) {
-			t.Errorf("told is %q, want %q", errors, want)
+			t.Errorf("recorded errors %q, want %q", errors, want)
 		}
 	})
 }
 
-// A clock that was ahead when a door was first guarded keeps no login from being told
-// once it is right.
+// A clock that was ahead when a door was first guarded keeps no login from being recorded
+// once the clock is right.
 func TestLoginsAfterAClockThatWasAhead(t *testing.T) {
 	now := time.Now()
 	for _, tt := range []struct {
@@ -356,19 +356,19 @@ func TestLoginsAfterAClockThatWasAhead(t *testing.T) {
 		ls := logins{from: tt.from.Round(0)}
 		ls.notAhead(now)
 		if got := ls.has(login("alice", 1)); got != tt.told {
-			t.Errorf("told from %v on, a login of now counts as told: %v, want %v", tt.from.Sub(now), got, tt.told)
+			t.Errorf("recorded from %v on, a login of now counts as recorded: %v, want %v", tt.from.Sub(now), got, tt.told)
 		}
 	}
 	ls := logins{from: now.Add(24 * time.Hour)}
 	ls.notAhead(now)
 	old := login("alice", 1)
 	if old.Time = now.Add(-time.Hour); !ls.has(old) {
-		t.Error("a login of an hour before is told anew")
+		t.Error("a login of an hour before is recorded again")
 	}
 }
 
-// What of a login is not told whole, a name that is too long and the link of an address,
-// does not make it another one after a restart.
+// A login whose record lacks a part, because the user's name is too long or the address
+// has a zone, is not taken for another one after a restart.
 func TestLoginsAreToldOnceOverRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -376,7 +376,7 @@ func TestLoginsAreToldOnceOverRestarts(t *testing.T) {
 		r.touch(visitor, 59000, 59002)
 		m.comes(1)
 		long := login(strings.Repeat("x", maxUser-1)+"\u00e4y", 1)
-		long.Source = netip.MustParseAddr("fe80::2%eth0") // as sshd writes one of a link
+		long.Source = netip.MustParseAddr("fe80::2%eth0") // as sshd writes a link-local address
 		for range 3 {
 			m.do(func() { m.logins = []presence.Login{long} })
 			time.Sleep(6 * time.Second)
@@ -386,13 +386,13 @@ func TestLoginsAreToldOnceOverRestarts(t *testing.T) {
 			time.Sleep(6 * time.Second)
 		}
 		if got := m.toldLogins(time.Now()); len(got) != 1 || !strings.Contains(got[0], " fe80::2:1 ") || strings.ContainsRune(got[0], '\ufffd') || !utf8.ValidString(got[0]) {
-			t.Errorf("told are %q, want one, and legible", got)
+			t.Errorf("recorded %q, want one login, and legible", got)
 		}
 	})
 }
 
-// A log into which more is written at once than is read is told of, since logins may be
-// hidden so; but not what stood in it before.
+// If more is written to a log at once than is read, that is recorded, since logins may be
+// missed; but not for what was in the log before.
 func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "auth.log")
 	flood := func() {
@@ -415,20 +415,20 @@ func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
 	}
 	flood()
 	if told() {
-		t.Error("of what a log had before, it is told that logins may be missing")
+		t.Error("the trail says that logins may be missing because of what was in a log before")
 	}
 	flood()
 	if !told() {
-		t.Error("of a flood it is not told that logins may be missing")
+		t.Error("the trail does not say that logins may be missing in a flood")
 	}
 	if told() {
-		t.Error("when the flood is over, it is told still")
+		t.Error("the trail still says so when the flood is over")
 	}
 }
 
-// Forged datagrams to a server that answers whoever asks make any number of flows where
-// the door is open to everybody. Those who were met before them stay known, and what is
-// remembered is bounded.
+// If a door is open to everybody, forged datagrams to a server that answers anybody make
+// any number of flows. Sessions that were noticed before stay known, and the number of
+// those that are remembered is bounded.
 func TestWhoIsInIsBounded(t *testing.T) {
 	var r sessionTable
 	flow := func(n int) presence.Connection {
@@ -445,10 +445,10 @@ func TestWhoIsInIsBounded(t *testing.T) {
 	look(flow(0))
 	var many []presence.Connection
 	for n := range 2 * maxSessions {
-		many = append(many, flow(2*maxSessions-n-1)) // the one who was met before comes last
+		many = append(many, flow(2*maxSessions-n-1)) // the one that was noticed before comes last
 	}
 	if news := look(many...); news != maxSessions-1 {
-		t.Errorf("%d are met at once, want %d", news, maxSessions-1)
+		t.Errorf("%d are noticed at once, want %d", news, maxSessions-1)
 	}
 	slices.Reverse(many)
 	if news := look(many...); news != 0 {
@@ -456,15 +456,15 @@ func TestWhoIsInIsBounded(t *testing.T) {
 	}
 	in := r.of("dns").in
 	if len(in) != maxSessions || in[flow(0)] == nil {
-		t.Errorf("%d are remembered, who was met before among them: %v; want %d", len(in), in[flow(0)] != nil, maxSessions)
+		t.Errorf("%d are remembered, among them the one noticed before: %v; want %d", len(in), in[flow(0)] != nil, maxSessions)
 	}
 	if news := look(flow(0), flow(maxSessions-1), flow(2*maxSessions)); news != 2 {
 		t.Errorf("when most have gone, %d are new, want 2", news)
 	}
 }
 
-// A connection of the same name as one before is another session, also where nobody has
-// taken it yet when it is met.
+// A connection with the same addresses and ports as an earlier one is another session,
+// even if it has not been accepted yet when it is noticed.
 func TestAConnectionOfTheSameNameIsAnother(t *testing.T) {
 	var r sessionTable
 	now := time.Now()

@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// asking has n goroutines ask at once, and returns what they are told in the end.
+// asking has n goroutines ask at once; answers returns what they are answered.
 func asking[T any](n int, ask func() T) (answers func() []T) {
 	var mu sync.Mutex
 	var got []T
@@ -28,8 +28,8 @@ func asking[T any](n int, ask func() T) (answers func() []T) {
 	return func() []T { all.Wait(); return got }
 }
 
-// However many ask how things stand, lists are gone through once. A touch that
-// comes meanwhile is judged in the same turn, before the snapshot is made.
+// However many clients ask for status at once, the lists are gone through once. A touch
+// that comes meanwhile is judged in the same turn, before the snapshot is made.
 func TestManyWhoAskCostOneSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -58,19 +58,18 @@ func TestManyWhoAskCostOneSnapshot(t *testing.T) {
 			}
 		}
 		if n := r.statusCache.made - made; n != 1 {
-			t.Errorf("for %d who asked the lists were gone through %d times, want once", asked, n)
+			t.Errorf("for %d clients the lists were gone through %d times, want once", asked, n)
 		}
 	})
 }
 
-// While nothing changes, nobody who asks troubles the loop; what has changed is
-// told at once.
+// While nothing changes, clients that ask do not disturb the loop; a change shows at once.
 func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		first, _ := r.Status()
-		release := r.hold() // whose beginning takes the snapshot down
+		release := r.hold() // whose turn makes the snapshot out of date
 		release()
 		r.Status()
 		made, vitals := r.statusCache.made, r.metricsCache.made
@@ -82,7 +81,7 @@ func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 			r.ReadMetrics()
 		}
 		if r.statusCache.made != made || r.metricsCache.made > vitals+1 {
-			t.Errorf("nothing has changed, and %d snapshots were made", r.statusCache.made-made)
+			t.Errorf("nothing has changed, but %d snapshots were made", r.statusCache.made-made)
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
@@ -92,7 +91,7 @@ func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 	})
 }
 
-// Sheets take at most a share of the loop, however long they take to make and
+// Snapshots take at most a share of the loop's time, however long they take to make and
 // however often they are asked for.
 func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -102,7 +101,7 @@ func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 		r.sync(func(time.Time) { r.doors[0].service.svc = &slowName{r.doors[0].service.svc.(*unit), cost} })
 		made, begun := r.statusCache.made, time.Now()
 		for range changes {
-			r.sync(func(time.Time) {}) // as any event, it takes the snapshot down
+			r.sync(func(time.Time) {}) // like any event, it makes the snapshot out of date
 			r.Status()
 		}
 		took, n := time.Since(begun), r.statusCache.made-made
@@ -110,12 +109,12 @@ func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 			t.Errorf("%d snapshots of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
 		}
 		if took > (changes+1)*(snapshotShare+1)*cost {
-			t.Errorf("%d snapshots took %v, which is longer than they must", n, took)
+			t.Errorf("%d snapshots took %v, which is longer than necessary", n, took)
 		}
 	})
 }
 
-// slowName is a service of which it takes long to tell.
+// slowName is a service whose name takes long to get.
 type slowName struct {
 	*unit
 	cost time.Duration
@@ -124,7 +123,7 @@ type slowName struct {
 func (s *slowName) String() string { time.Sleep(s.cost); return s.unit.String() }
 
 // What only the kernel knows is read when it is asked for, once for all who ask at the
-// same time; for numbers alone once in a second.
+// same time; for metrics at most once a second.
 func TestTheKernelIsAskedOnceInASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -150,7 +149,7 @@ func TestTheKernelIsAskedOnceInASecond(t *testing.T) {
 	})
 }
 
-// sync has f run in a turn, and waits for its end.
+// sync runs f in a turn, and waits until it has ended.
 func (r *running) sync(f event) {
 	done := make(chan struct{})
 	r.post(func(now time.Time) { f(now); close(done) })
@@ -158,8 +157,7 @@ func (r *running) sync(f event) {
 	synctest.Wait()
 }
 
-// Who asks a gateway that has ended, or does not come to its end of a turn, is
-// told so.
+// A gateway that has ended, or ends while it is asked, answers that it is shutting down.
 func TestAskingAGatewayThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -170,7 +168,7 @@ func TestAskingAGatewayThatEnds(t *testing.T) {
 		release()
 		for _, s := range answers() {
 			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down") {
-				t.Errorf("told %+v, want the doors, or that the daemon is shutting down", s)
+				t.Errorf("got %+v, want the doors, or that the daemon is shutting down", s)
 			}
 		}
 		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down" {

@@ -29,7 +29,7 @@ func runLeaper(t *testing.T, text string) leaper {
 
 func (l leaper) leap(d time.Duration) { l.leapt.Add(int64(d)) }
 
-// touched is a touch of which the listener hears now.
+// touched returns a touch that the listener hears now.
 func (l leaper) touched(a netip.Addr, p uint16) []knock.Heard {
 	return []knock.Heard{touchOf(a, p, l.world.Now())}
 }
@@ -46,8 +46,8 @@ func leaping(t *testing.T, text string, f func(leaper)) {
 	synctest.Test(t, func(t *testing.T) { f(runLeaper(t, text)) })
 }
 
-// A process that was stopped hears late. Who was in the middle of a knock has the
-// time for it that was left, and no more; a mistake stays one.
+// A process that was stopped hears late. Somebody who was in the middle of a knock has the
+// time that was left for it, and no more; a mistake still counts.
 func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 	const gone = 10 * time.Minute
 	tests := []struct {
@@ -164,7 +164,7 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 
 const everybodysDoor = sshDoor + "scope = \"door\"\njudge = \"every 1m\"\n"
 
-// While a turn is slow the listener hears on, so that the times of touches are true.
+// While a turn is slow the listener still hears, so that the times of touches are right.
 func TestASlowTurnIsNoGap(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		l.touch(visitor, 59000)
@@ -199,7 +199,7 @@ func TestStallDetectorRestsWhenNobodyKnocks(t *testing.T) {
 		want("when that was wrong", false)
 		l.touch(visitor, 59000)
 		want("after a touch that is ignored", false)
-		l.leap(time.Minute) // nobody's knock is under way
+		l.leap(time.Minute) // no knock is in progress
 		time.Sleep(10 * time.Second)
 		l.touch(netip.MustParseAddr("192.0.2.3"), 59000, 59002)
 		time.Sleep(61 * time.Second)

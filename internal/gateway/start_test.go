@@ -21,8 +21,8 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// Whatever a disk makes of the store, and however long that takes: by then the
-// doors are guarded.
+// Whatever happens to the store on a disk, and however long it takes to open, the doors
+// are guarded by then.
 func TestTheFenceComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -33,7 +33,7 @@ func TestTheFenceComesFirst(t *testing.T) {
 	})
 }
 
-// So they are where the kernel has no room for a watch, or for anything else.
+// The doors are guarded even if the kernel has no room for a watch of the fence.
 func TestTheFenceComesBeforeItsWatch(t *testing.T) {
 	m, path := newMachine(), configPath(t)
 	m.unwatched = errors.New("too many open files")
@@ -47,8 +47,8 @@ func TestTheFenceComesBeforeItsWatch(t *testing.T) {
 	}
 }
 
-// A table that stands guards already. A file that was rolled back must not
-// change it: the grants of the doors in use would go with them.
+// A table that is there guards already. A file that was rolled back must not change it:
+// the grants of the doors in use would be lost.
 func TestAFileThatWasRolledBackCostsNoGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -66,8 +66,8 @@ func TestAFileThatWasRolledBackCostsNoGrants(t *testing.T) {
 	})
 }
 
-// A store that cannot be opened or read is no reason to guard nothing: the doors
-// begin dark, a right knock opens, a penalty holds, and all of that is said.
+// If the store cannot be opened or read the doors are guarded all the same: they begin
+// dark, a right knock opens, a penalty counts, and warnings say what is wrong.
 func TestWithoutAStore(t *testing.T) {
 	for name, breaks := range map[string]func(*machine){
 		"cannot be opened": func(m *machine) { m.closed = errors.New("read-only file system") },
@@ -115,7 +115,7 @@ func TestWithoutAStore(t *testing.T) {
 	}
 }
 
-// Without a store all doors are dark, and what the kernel still lets in goes.
+// Without a store all doors begin dark, and grants that the kernel still has are removed.
 func TestWithoutAStoreNobodyStaysIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -131,24 +131,24 @@ func TestWithoutAStoreNobodyStaysIn(t *testing.T) {
 	})
 }
 
-// That another daemon has the store is another matter: that one guards.
+// If another daemon has the store this one ends: the other one guards.
 func TestASecondDaemonEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		write(t, path, sshDoor)
 		m.closed = fmt.Errorf("%q: %w", "doorward.lock", store.ErrLocked)
 		if restart(t, m, path) != nil {
-			t.Error("it runs beside another one")
+			t.Error("it runs beside another daemon")
 		}
 	})
 }
 
-// A flood of refusals is summed up on its way to the disk; what was decided
-// stands among them, and at the end nothing is left untold.
+// A flood of refusals is summed up on its way to the disk; decisions are recorded among
+// them, and at the end no refusal is left out.
 func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
-		// Without a penalty the prefix is heard on.
+		// Without a penalty the prefix is still heard.
 		r := run(t, m, configPath(t), sshDoor+"penalty = \"0s\"\n")
 		r.touch(visitor, 59000, 59002)
 		const flood = 3000
@@ -178,7 +178,7 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		synctest.Wait()
 		records, times := count()
 		if records > 50 || times != flood {
-			t.Errorf("after a minute %d records tell of %d refusals, want a few that tell of %d", records, times, flood)
+			t.Errorf("after a minute %d records count %d refusals, want a few that count %d", records, times, flood)
 		}
 		if s, _ := r.Status(); s.Events[audit.EventRefused] != flood || s.Events[audit.EventGranted] != 1 {
 			t.Errorf("events %v, want %d refused and 1 granted", s.Events, flood)
@@ -189,12 +189,12 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		}
 		r.stop()
 		if _, times := count(); times != flood+100 {
-			t.Errorf("at the end %d refusals are told of, want %d", times, flood+100)
+			t.Errorf("at the end %d refusals are recorded, want %d", times, flood+100)
 		}
 	})
 }
 
-// While the disk takes nothing, refusals do not take the room of all others.
+// While nothing can be saved, refusals do not take up the room of all other records.
 func TestRefusalsThatCannotBeSaved(t *testing.T) {
 	c := newChanges()
 	for range 2 * maxUnsaved {
@@ -206,13 +206,13 @@ func TestRefusalsThatCannotBeSaved(t *testing.T) {
 	}
 }
 
-// With a store on a disk: 102,000 refusals of one /48 and 10,000 from all over,
-// and what was decided before is all there.
+// With a store on a disk, 102,000 refusals of one /48 and 10,000 from everywhere do not
+// push out any decision that was recorded before.
 func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 	dir, path := t.TempDir(), configPath(t)
 	if shm, err := os.MkdirTemp("/dev/shm", "doorward-gateway"); err == nil {
 		t.Cleanup(func() { os.RemoveAll(shm) })
-		dir = shm // the disk is not what is tried here
+		dir = shm // this is not a test of the disk
 	}
 	kept, err := store.Open(dir, store.AuditLimit{Records: 500}, slog.New(slog.DiscardHandler))
 	if err != nil {

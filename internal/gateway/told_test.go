@@ -14,9 +14,9 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// Others are told each record once, in the order of the trail, when the disk has it.
-// What they have trouble with status warns of.
-func TestRecordsAreToldWhenTheyAreOnDisk(t *testing.T) {
+// Each record is exported once, in the order of the trail, when the disk has it. Status
+// warns of trouble with that.
+func TestRecordsAreExportedWhenTheyAreOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -30,13 +30,13 @@ func TestRecordsAreToldWhenTheyAreOnDisk(t *testing.T) {
 		r.touch(visitor, 59001)
 		r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.9", For: "1h"})
 		if len(told) > 0 {
-			t.Errorf("the disk has nothing, and told is %v", told)
+			t.Errorf("the disk has nothing, but exported are %v", told)
 		}
 		m.do(func() { m.full = nil })
 		time.Sleep(upkeepInterval)
 		r.touch(visitor6, 59001)
 		if d := cmp.Diff(m.trail[from:], told); d != "" || len(told) < 3 {
-			t.Errorf("told are %d records (-trail +told):\n%s", len(told), d)
+			t.Errorf("%d records are exported (-trail +exported):\n%s", len(told), d)
 		}
 		if s, _ := r.Status(); !slices.Contains(s.Warnings, "the journal does not answer") {
 			t.Errorf("status warns of %q", strings.Join(s.Warnings, "; "))

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// What concerns a source is found, whoever it was written down as; a door that is gone
-// is found by its records, and one that never was is an error.
+// Records that concern a source are found, in whatever form they have it. Those of a door
+// that is gone are found, too; a door that never existed is an error.
 func TestLogFinds(t *testing.T) {
 	kept := store.InMemory()
 	at := time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)
@@ -56,19 +56,20 @@ func TestLogFinds(t *testing.T) {
 			}
 		}
 		if made != r.statusCache.made {
-			t.Error("the loop is asked about a door that is known")
+			t.Error("the loop is asked about a door that has records")
 		}
 		_, err := r.Log(control.LogQuery{Door: "nosuch"})
 		told, ok := err.(*control.Error)
 		want := `there is no door "nosuch", nor has the audit trail a record of one: the doors are ssh`
 		if !ok || told.Code != control.CodeNoDoor || told.Message != want || told.Hint != "doorward status" {
-			t.Errorf("a door that never was: %+v, want %s", err, want)
+			t.Errorf("a door that never existed: %+v, want %s", err, want)
 		}
 	})
 }
 
-// Who asks for the trail while the daemon starts, as a follower that has waited for it,
-// is answered when the store is there, or when it never will be.
+// A client that asks for the trail while the daemon starts, such as a follower that has
+// waited for it, is answered when the store is open, or when it is certain that it will
+// not be.
 func TestLogWaitsForTheStore(t *testing.T) {
 	for _, locked := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// How long turns take is measured, and what a touch waits while a turn is long.
+// The metrics say how long turns take, and how long a touch waits while a turn is long.
 func TestTurnsAreMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)

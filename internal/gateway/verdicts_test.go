@@ -16,8 +16,8 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// oracular is a knock whose recogniser answers to whatever is heard as the test
-// says. It counts how often it was asked for its places.
+// oracular is a knock whose recogniser gives the verdict that the test chooses, whatever
+// is heard. It counts how often it was asked for its places.
 type oracular struct {
 	knock.Rule
 	places []knock.Place
@@ -55,7 +55,7 @@ func (a *answering) Closed() []knock.Place          { return nil }
 
 var verdictsStart = time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
 
-// doorsOf is a gateway with doors of one such knock each, that does not run.
+// doorsOf returns a gateway that does not run, with a door for each rule.
 func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
@@ -78,8 +78,8 @@ func (g *Gateway) hears(p knock.Place) {
 	g.listened([]knock.Heard{{Source: visitor, Place: p, Time: verdictsStart, Proven: true}})
 }
 
-// A verdict leads to a grant, by the kind and whom it names, unless it is one that
-// cannot be carried out: that leads to nothing, and is said.
+// A verdict leads to a grant, by the kind and whomever it names. One that cannot be
+// carried out leads to nothing, and is logged.
 func TestVerdicts(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -122,9 +122,8 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// What is heard goes to the one knock of its place, and costs the same however
-// many doors there are; so does a turn after which nothing is to be heard
-// otherwise.
+// What is heard goes to the one knock of its place, and costs the same however many doors
+// there are; so does a turn that does not change what is to be heard.
 func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	var log bytes.Buffer
 	asked := 0
@@ -133,11 +132,11 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.listeners.tcp.(*tcpListener)
+	tcp := g.listeners.tcp.(*tcpListener)
 	g.hears(at(20007))
 	g.syncListeners()
-	if len(ear.listening) != len(rules) || ear.sets != 1 {
-		t.Fatalf("the listener listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
+	if len(tcp.listening) != len(rules) || tcp.sets != 1 {
+		t.Fatalf("the listener listens on %d ports and was set %d times; want %d, once", len(tcp.listening), tcp.sets, len(rules))
 	}
 	before := asked
 	for range 100 {
@@ -145,8 +144,8 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		g.hears(at(1)) // nobody's
 		g.syncListeners()
 	}
-	if asked != before || ear.sets != 1 {
-		t.Errorf("200 touches asked for places %d times and set the listener %d times, want never", asked-before, ear.sets-1)
+	if asked != before || tcp.sets != 1 {
+		t.Errorf("200 touches asked for places %d times and set the listener %d times, want never", asked-before, tcp.sets-1)
 	}
 	for i, d := range g.doors {
 		if got := len(d.refusals); (got > 0) != (i == 7) {
@@ -156,8 +155,8 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	g.config = &config.Config{} // as a new one
 	g.doors = g.doors[:1]
 	g.syncListeners()
-	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
-		t.Errorf("with one door left the listener listens on %v", ear.listening)
+	if len(tcp.listening) != 1 || tcp.listening[0] != 20000 {
+		t.Errorf("with one door left the listener listens on %v", tcp.listening)
 	}
 	if d, _ := g.knockAt(at(20007), ""); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())

@@ -117,10 +117,10 @@ type Listener interface {
 	Close() error
 }
 
-// Datagrams is the listener on UDP ports, and holds those where nothing is to be heard for
-// now, which have no opener; *datagrams.Listener is one.
+// Datagrams is the listener on UDP ports and of streams, and holds those UDP ports where
+// nothing is to be heard for now, which have no opener; *datagrams.Listener is one.
 type Datagrams interface {
-	Set(ports map[uint16]knock.Opener) error
+	Set(places map[knock.Place]knock.Opener) error
 	// Answer sends a visitor something. It is called in the background.
 	Answer(path knock.Path, payload []byte) error
 	Check() (missing []uint16)

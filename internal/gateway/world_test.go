@@ -22,10 +22,10 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// machine is a small machine that outlives the gateways that run on it: a
-// kernel, a disk, services and listeners, as far as a gateway can tell. What the kernel
-// was sent is there; what a commit returned from is on disk. It does as it is told
-// at once, unless a test says otherwise. The explorer's is a model.
+// machine is a small machine that outlives the gateways that run on it: a kernel, a disk,
+// services and listeners, as far as a gateway can see them. What the kernel was sent is
+// there; what was committed is on disk. It does everything at once, unless a test says
+// otherwise. The explorer has a model instead.
 type machine struct {
 	mu sync.Mutex // guards what follows
 	hooks
@@ -35,20 +35,20 @@ type machine struct {
 	doors     []fence.Door
 	grants    map[grantKey]time.Time // their ends
 	used      map[grantKey]time.Time // when a completed connection last used them
-	unknown   error                  // nobody can tell what was used
+	unknown   error                  // why it is not known what was used
 	sessions  []presence.Connection
 	logins    []presence.Login // that the next look reads
 	changed   chan struct{}
-	broken    error         // the fence cannot be changed
-	unwatched error         // it cannot be watched
-	refuses   int           // so many changes of the fence fail
+	broken    error         // why the fence cannot be changed
+	unwatched error         // why it cannot be watched
+	refuses   int           // how many changes of the fence fail
 	fullDoor  string        // a door that is full
-	halting   int           // so many changes of doors come to a halt half-way
+	halting   int           // how many changes of doors halt half-way
 	halfway   bool          // the last one did
 	doubtful  bool          // the latest change of grants was refused
-	stall     time.Duration // a change of grants waits for so long
-	answer    chan bool     // not nil: what there is is told when this is closed
-	silent    error         // nobody can tell what is in the kernel
+	stall     time.Duration // how long a change of grants waits
+	answer    chan bool     // not nil: the kernel says what it has when this is closed
+	silent    error         // why the kernel does not say what it has
 
 	disk     map[string]store.Door
 	banned   map[store.PenaltyKey]store.Penalty
@@ -56,34 +56,35 @@ type machine struct {
 	marks    map[markKey][]byte
 	applied  store.Applied
 	trail    []audit.Record
-	full     error // the disk takes nothing
-	closed   error // the store cannot be opened
-	lost     error // the store cannot be read
+	full     error // why nothing can be saved
+	closed   error // why the store cannot be opened
+	lost     error // why the store cannot be read
 	rebooted bool  // since the last commit
 
 	listening []uint16
-	held      []uint16 // listened on or not
+	streams   []uint16 // whose connections are handed over
+	held      []uint16 // ports, listened on or not
 	taken     []uint16
-	lacks     []uint16 // that were taken when the listener wanted them
+	lacks     []uint16 // ports that were taken when the listener wanted them
 	behind    bool     // the listener cannot accept
-	openers   map[uint16]knock.Opener
+	openers   map[knock.Place]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
 	running   map[string]bool
 	died      map[string]bool // those of the others that nobody stopped
-	stubborn  error           // services do not start
+	stubborn  error           // why services do not start
 	slow      chan struct{}   // not nil: a start takes until this is closed, or its context ends
 	slowStop  chan struct{}   // the same of a stop
 	watchers  []func(service.Status)
 	seen      door.Seen
-	noFlows   error // flows cannot be seen
+	noFlows   error // why flows cannot be seen
 
 	confine     func(*config.Config) error // Options.Confine
 	silentPorts []string                   // where nothing listens
-	unreadable  error                      // the trail is
+	unreadable  error                      // why the trail cannot be read
 }
 
-// hooks have somebody take part in what a machine does.
+// hooks are called while a machine does things.
 type hooks struct {
 	clock  func() time.Time
 	effect func()                          // before anything that outlives the daemon
@@ -91,15 +92,15 @@ type hooks struct {
 	gives  func(k grantKey, end time.Time) // before the kernel has a grant
 }
 
-// tally is what tests want to know of what was done.
+// tally is what tests want to know about what was done.
 type tally struct {
 	ended        []fence.Grant // whose flows were ended
 	asked        []fence.Grant // when they end
 	reads        int           // times that all grants were read
 	listed       []string      // doors whose grants were read last
-	largest      int           // grants given and revoked by one change, at the most
+	largest      int           // the most grants given and revoked by one change
 	emptied      int           // times that a door was emptied
-	told         int           // records, and ends of claims, of one commit, at the most
+	told         int           // the most records, and ends of claims, of one commit
 	opened       int           // times the store was opened
 	guardedFirst bool          // the table stood when the store was opened
 	measured     int           // times that connections were counted
@@ -185,7 +186,7 @@ func (m *machine) world() World {
 	}
 }
 
-// in are those who are in by ports. Its caller has the machine to itself.
+// in returns who is in at ports. Its caller has the machine to itself.
 func (m *machine) in(ports []port.Range) (in []presence.Connection) {
 	for _, c := range m.sessions {
 		if port.Within(ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
@@ -197,7 +198,7 @@ func (m *machine) in(ports []port.Range) (in []presence.Connection) {
 
 type kernel machine
 
-// takes says why the kernel takes no change, nil if it does.
+// takes returns why the kernel refuses changes, nil if it does not.
 func (k *kernel) takes() error {
 	switch {
 	case k.broken != nil:
@@ -290,7 +291,7 @@ func (k *kernel) Change(c fence.Changes) error {
 	return nil
 }
 
-// knows says whether the doors of a change are guarded, nil if they are.
+// knows returns an error unless the doors of a change are guarded.
 func (k *kernel) knows(c *fence.Changes) error {
 	names := slices.Clone(c.Empty)
 	for _, g := range c.Give {
@@ -304,7 +305,7 @@ func (k *kernel) knows(c *fence.Changes) error {
 	return nil
 }
 
-// give has a grant end at a moment, to the millisecond.
+// give makes a grant end at a time, to the millisecond.
 func (k *kernel) give(key grantKey, until time.Time) {
 	now := k.clock()
 	left := until.Sub(now).Truncate(time.Millisecond)
@@ -316,8 +317,8 @@ func (k *kernel) give(key grantKey, until time.Time) {
 	k.grants[key] = now.Add(left)
 }
 
-// expire is what the kernel does by itself, daemon or not. The caller has the
-// machine to itself.
+// expire removes grants that have ended, as the kernel does by itself, daemon or not. The
+// caller has the machine to itself.
 func (m *machine) expire() {
 	now := m.clock()
 	maps.DeleteFunc(m.grants, func(_ grantKey, end time.Time) bool { return !now.Before(end) })
@@ -387,7 +388,7 @@ func (k *kernel) Used(name string, source netip.Addr) (time.Duration, bool, erro
 	return k.clock().Sub(at), ok, k.unknown
 }
 
-// flush is what `nft flush ruleset` does.
+// flush does what "nft flush ruleset" does.
 func (m *machine) flush() {
 	m.do(func() { m.table = false; clear(m.grants) })
 	m.changed <- struct{}{}
@@ -459,7 +460,7 @@ func (u *unit) Watch(ctx context.Context, report func(service.Status)) error {
 // died9 is a service that was killed.
 var died9 = service.Status{State: service.Failed, Detail: "signal 9"}
 
-// becomes changes a service, and has those who watch it hear of it.
+// becomes changes a service, and notifies those who watch it.
 func (m *machine) becomes(name string, s service.Status) {
 	m.do(func() { m.set(name, s) })
 	m.tell(s)
@@ -470,7 +471,7 @@ func (m *machine) set(name string, s service.Status) {
 	m.running[name], m.died[name] = s.State == service.Running, s.State == service.Failed
 }
 
-// tell has those who watch the service hear of it.
+// tell notifies those who watch the service.
 func (m *machine) tell(s service.Status) {
 	var watchers []func(service.Status)
 	m.do(func() { watchers = m.watchers })

@@ -42,12 +42,12 @@ func (s *slowStore) Commit(c store.Change) ([]audit.Record, error) {
 	return s.Store.Commit(c)
 }
 
-// takesFor has each commit take so long from now on, and forgets those before.
+// takesFor makes each commit take so long from now on, and forgets those before.
 func (s *slowStore) takesFor(d time.Duration) {
 	s.m.do(func() { s.takes, s.commits = d, nil })
 }
 
-// made are the commits that have ended.
+// made returns the commits that have ended.
 func (s *slowStore) made() (all []store.Change) {
 	s.m.do(func() { all = slices.Clone(s.commits) })
 	return all
@@ -60,7 +60,7 @@ func runSlowly(t *testing.T, m *machine, path, text string) (*running, *slowStor
 	return runWith(t, m, path, text, func(w *World) { w.Open = func() (Store, error) { return s, nil } }), s
 }
 
-// hang has the disk hang until the returned function is called.
+// hang makes the disk hang until the returned function is called.
 func (s *slowStore) hang(t *testing.T) (goOn func()) {
 	t.Helper()
 	hung := make(chan struct{})
@@ -74,8 +74,8 @@ func (s *slowStore) hang(t *testing.T) (goOn func()) {
 	return goOn
 }
 
-// A disk that hangs holds neither knocks up nor the watchdog. Operators are told
-// after a few seconds, and from then on at once; status says it, and for how long.
+// A disk that hangs holds up neither knocks nor the watchdog. Orders are answered after a
+// few seconds, and from then on at once; status says that it hangs, and for how long.
 func TestADiskThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -83,7 +83,7 @@ func TestADiskThatHangs(t *testing.T) {
 		goOn := disk.hang(t)
 		r.touch(visitor, 59000, 59002)
 		if len(m.grants) != 1 {
-			t.Fatalf("the kernel has %d grants after the knock, want 1: the disk is waited for", len(m.grants))
+			t.Fatalf("the kernel has %d grants after the knock, want 1: the knock waits for the disk", len(m.grants))
 		}
 		begun := time.Now()
 		told := r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.3"})
@@ -117,12 +117,12 @@ func TestADiskThatHangs(t *testing.T) {
 		}
 		goOn()
 		if s, _ := r.Status(); len(s.Warnings) != 0 || m.disk["ssh"].State != "open" || s.Events["granted"] != 3 {
-			t.Errorf("once the disk goes on: warnings %q, on disk %v, told of %v", s.Warnings, m.disk["ssh"], s.Events)
+			t.Errorf("once the disk responds: warnings %q, on disk %v, counted %v", s.Warnings, m.disk["ssh"], s.Events)
 		}
 	})
 }
 
-// What is told is on disk: operators and all who ask wait for the commit.
+// What is answered is on disk: orders, status and metrics wait for the commit.
 func TestWhatIsToldIsOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -137,7 +137,7 @@ func TestWhatIsToldIsOnDisk(t *testing.T) {
 		synctest.Wait()
 		select {
 		case <-newer:
-			t.Error("who follows the audit trail is told before it has anything")
+			t.Error("followers of the audit trail are notified before it has anything")
 		default:
 		}
 		if len(m.banned) != 0 {
@@ -154,7 +154,7 @@ func TestWhatIsToldIsOnDisk(t *testing.T) {
 		goOn()
 		<-done
 		if got := statuses(); !slices.Equal(got, []int{1, 1, 1}) {
-			t.Errorf("status tells of %v penalties, want what the commit has: 1", got)
+			t.Errorf("status has %v penalties, want what the commit has: 1", got)
 		}
 		if got := replies(); !slices.Equal(got, []string{"2001:db8::7 may knock again"}) {
 			t.Errorf("reply %q", got)
@@ -162,13 +162,13 @@ func TestWhatIsToldIsOnDisk(t *testing.T) {
 		select {
 		case <-newer:
 		default:
-			t.Error("who follows the audit trail is not told when it has more")
+			t.Error("followers of the audit trail are not notified when it has more")
 		}
 	})
 }
 
-// A flood of wrong knocks on a disk of 20 ms a sync costs one commit for each time
-// that the disk takes, however many they are, and no visitor's turn waits.
+// On a disk that takes 20 ms for a sync, a flood of wrong knocks costs one commit every
+// 20 ms, however many they are, and no right knock waits.
 func TestCommitsAreJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -189,7 +189,7 @@ func TestCommitsAreJoined(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if n := len(disk.made()); n > wrong/20+2 {
-			t.Errorf("%d wrong knocks in a second cost %d commits of 20 ms, want %d at most", wrong, n, wrong/20+2)
+			t.Errorf("%d wrong knocks in a second cost %d commits of 20 ms, want at most %d", wrong, n, wrong/20+2)
 		}
 		if n := len(m.banned); n != wrong {
 			t.Errorf("the disk has %d penalties, want %d", n, wrong)
@@ -197,8 +197,8 @@ func TestCommitsAreJoined(t *testing.T) {
 	})
 }
 
-// What a commit could not save goes with the next change, and what was changed
-// since then counts. Without a change it is tried again at the next upkeep.
+// What a commit could not save is in the next one, as changed since then. Without a
+// change it is tried again at the next upkeep.
 func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -241,12 +241,12 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		m.do(func() { m.full = nil })
 		r.stop()
 		if len(m.banned) != 2 {
-			t.Errorf("at the end the disk has penalties of %v, want what it would not take a moment before, too", m.banned)
+			t.Errorf("at the end the disk has penalties of %v, want also those that it refused a moment before", m.banned)
 		}
 	})
 }
 
-// A delta that another one follows is the same as both, one after the other.
+// Two deltas joined are the same as one after the other.
 func TestFollow(t *testing.T) {
 	a, b := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
 	grant := func(name string, source netip.Prefix) *store.Grant { return &store.Grant{Door: name, Source: source} }
@@ -290,7 +290,7 @@ func (r *running) knockFirst(a netip.Addr) {
 	synctest.Wait()
 }
 
-// A mark that must be first is on disk before the door hears of its knock.
+// A mark that must come first is on disk before the door hears of its knock.
 func TestMarksAreFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -311,7 +311,7 @@ func TestMarksAreFirst(t *testing.T) {
 	})
 }
 
-// A right knock whose mark cannot be kept is refused, and that is recorded.
+// A right knock whose mark cannot be saved is refused, and that is recorded.
 func TestAMarkThatCannotBeKept(t *testing.T) {
 	const because = "a right knock, but what must be remembered of it is not on disk: "
 	for _, tt := range []struct {
@@ -386,7 +386,7 @@ func TestADoorThatGoesWhileAMarkIsSaved(t *testing.T) {
 		write(t, path, webDoor)
 		disk.takesFor(time.Second)
 		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
-		r.knockFirst(visitor) // its mark is saved after the promise
+		r.knockFirst(visitor) // its mark is saved after the promise to roll back
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := replies(); !strings.Contains(got[0], "door ssh is no longer guarded") || len(m.grants)+m.starts != 0 {
@@ -395,8 +395,8 @@ func TestADoorThatGoesWhileAMarkIsSaved(t *testing.T) {
 	})
 }
 
-// The daemon's end waits for the commit under way and makes the last one, but not
-// for a disk that hangs.
+// When the daemon ends it waits for the commit in progress and makes the last one, but it
+// does not wait for a disk that hangs.
 func TestTheEndOnASlowDisk(t *testing.T) {
 	for _, takes := range []time.Duration{2 * time.Second, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -408,17 +408,17 @@ func TestTheEndOnASlowDisk(t *testing.T) {
 			r.stop()
 			took := time.Since(begun)
 			if takes < slowDisk && (took != 2*takes || m.events() != "started refused stopped") {
-				t.Errorf("at %v a commit the end takes %v, and the trail has %q; want both commits", takes, took, m.events())
+				t.Errorf("with commits of %v the end takes %v, and the trail has %q; want both commits", takes, took, m.events())
 			}
 			if took > 2*endTime {
-				t.Errorf("at %v a commit the end takes %v, want at most %v", takes, took, 2*endTime)
+				t.Errorf("with commits of %v the end takes %v, want at most %v", takes, took, 2*endTime)
 			}
 			time.Sleep(2 * takes) // until nothing of it is left
 		})
 	}
 }
 
-// A door that goes takes along what was not saved of it yet.
+// When a door goes, what has not been saved of it yet goes with it.
 func TestADoorThatGoesOnAFullDisk(t *testing.T) {
 	d := newDelta()
 	d.doors["ssh"] = store.Door{Name: "ssh", State: "open"}
@@ -429,8 +429,9 @@ func TestADoorThatGoesOnAFullDisk(t *testing.T) {
 	}
 }
 
-// The records of more grants that end at once than may wait for a disk come one after
-// the other, and none is lost. Of those that a disk takes too late it says so.
+// If more grants end at once than records may wait for a disk, the records come one after
+// the other, and none is lost. If the disk takes too long the trail says how many are
+// missing.
 func TestRecordsOfManyEnds(t *testing.T) {
 	for _, tt := range []struct {
 		hangs         time.Duration
@@ -445,7 +446,7 @@ func TestRecordsOfManyEnds(t *testing.T) {
 			r, disk := runSlowly(t, m, path, sshDoor)
 			time.Sleep(time.Minute - 2*time.Second)
 			goOn := disk.hang(t)
-			r.touch(visitor, 59001) // so that a commit is under way
+			r.touch(visitor, 59001) // so that a commit is in progress
 			time.Sleep(2*time.Second + tt.hangs)
 			goOn()
 			time.Sleep(upkeepInterval)
@@ -472,9 +473,9 @@ func TestRecordsOfManyEnds(t *testing.T) {
 	}
 }
 
-// However many penalties begin and are forgotten again while the disk takes nothing,
-// few of them wait for it, whether it hangs or is full; and then it has those that
-// there are.
+// However many penalties begin and are forgotten again while nothing can be saved, be it
+// that the disk hangs or is full, few of them wait for it; and afterwards it has those
+// that there still are.
 func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
 	for _, what := range []string{"hangs", "is full"} {
 		t.Run(what, func(t *testing.T) {
@@ -488,7 +489,7 @@ func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
 					r.doors[0].apply(r.doors[0].door.Wrong(now, door.Wrong{Name: "touch", Source: source(n), By: "touch",
 						Reason: "wrong", Penalty: time.Hour, Proven: true}))
 				}
-				r.sync(func(now time.Time) { wrong(now, 1); wrong(now, 2) }) // these the disk has
+				r.sync(func(now time.Time) { wrong(now, 1); wrong(now, 2) }) // these are on disk
 				goOn := func() { m.do(func() { m.full = nil }); time.Sleep(upkeepInterval) }
 				if what == "hangs" {
 					goOn = disk.hang(t)

@@ -1,12 +1,12 @@
 //go:build linux
 
 // Package journal writes entries to the systemd journal in its own protocol
-// (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram an entry, with a line for each
+// (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram for each entry, with a line for each
 // field. It does not read the journal.
 //
 // github.com/coreos/go-systemd/v22/journal opens its socket when the first entry is
 // sent, waits for a journal that does not read, and makes a file for what is too
-// long: a daemon that has locked itself in can do none of that.
+// long. A daemon in its sandbox cannot do that, and must not wait.
 package journal
 
 import (
@@ -21,21 +21,21 @@ import (
 	"github.com/doorward/doorward/internal/legible"
 )
 
-// Socket is where the journal takes entries.
+// Socket is where the journal accepts entries.
 const Socket = "/run/systemd/journal/socket"
 
 // Prefix is what the names of doorward's own fields begin with.
 const Prefix = "DOORWARD_"
 
-// mostValue is how many bytes of a value are sent. What is longer ends in "…".
+// mostValue is how many bytes of a value are sent. A longer one is cut and ends in "…".
 const mostValue = 8 << 10
 
 // Entry is one entry of the journal, ready to be sent. The zero value is empty.
 type Entry struct{ text []byte }
 
 // Add adds a field. What cannot be in a field's name becomes "_", and what does not
-// print in its value becomes U+FFFD: strangers have a hand in some, and a value with
-// the end of a line would be read as more fields.
+// print in its value becomes U+FFFD: strangers can influence some values, and one with
+// a line feed would be read as several fields.
 func (e *Entry) Add(name, value string) {
 	name = strings.Map(func(r rune) rune {
 		switch {
@@ -49,10 +49,10 @@ func (e *Entry) Add(name, value string) {
 	e.text = fmt.Appendf(e.text, "%s=%s\n", name, legible.Clip(legible.Text(value), mostValue))
 }
 
-// Bytes is the entry as a datagram. It is valid until the next Add.
+// Bytes returns the entry as a datagram. It is valid until the next Add.
 func (e *Entry) Bytes() []byte { return e.text }
 
-// Priority is the priority of a level as syslog(3) has it.
+// Priority returns the priority of syslog(3) for a level.
 func Priority(l slog.Level) int {
 	switch {
 	case l >= slog.LevelError:
@@ -71,9 +71,9 @@ type Conn struct {
 	to   unix.SockaddrUnix
 }
 
-// Dial makes the socket for entries to a path, which is Socket but in tests. Nobody
-// needs to listen there yet, and the journal may be started again: each entry is sent
-// to the path anew. The caller closes the Conn, or keeps it until the process ends.
+// Dial makes the socket for entries to a path, which is Socket except in tests. Nobody
+// needs to listen there yet, and the journal may be restarted: the path is looked up for
+// each entry. The caller closes the Conn, or keeps it until the process ends.
 func Dial(path string) (*Conn, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 	if err != nil {
@@ -82,8 +82,9 @@ func Dial(path string) (*Conn, error) {
 	return &Conn{conn, unix.SockaddrUnix{Name: path}}, nil
 }
 
-// Send sends an entry and waits for nobody: the error is EAGAIN for a journal that
-// does not keep up, and ENOENT or ECONNREFUSED where there is none.
+// Send sends an entry and does not wait: the error is EAGAIN if the journal does not
+// keep up, EMSGSIZE if the entry is too long, and ENOENT or ECONNREFUSED if there is no
+// journal.
 func (c *Conn) Send(e *Entry) error {
 	raw, err := c.conn.SyscallConn()
 	if err != nil {

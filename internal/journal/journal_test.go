@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A value says one field and no more, whatever a stranger had a hand in.
+// A value makes one field and no more, whatever a stranger put into it.
 func TestAnEntryIsOneLineAField(t *testing.T) {
 	var e Entry
 	e.Add("MESSAGE", "a\nPRIORITY=0\x1b[2J\u2028b")
@@ -43,9 +43,9 @@ func TestPriority(t *testing.T) {
 	}
 }
 
-// Entries reach a journal that is started after the sender, and again; one that is
-// not there, does not read, or is told too much holds nobody up.
-func TestSendWaitsForNobody(t *testing.T) {
+// Entries reach a journal that is started after the sender, and restarted. Send does not
+// wait for one that is not there, or does not read, or for which the entry is too long.
+func TestSendDoesNotWait(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	c, err := Dial(path)
 	if err != nil {
@@ -93,6 +93,6 @@ func TestSendWaitsForNobody(t *testing.T) {
 	}
 	defer j.Close()
 	if err := c.Send(&large); !errors.Is(err, unix.EMSGSIZE) {
-		t.Errorf("of too much: %v, want EMSGSIZE", err)
+		t.Errorf("an entry that is too long: %v, want EMSGSIZE", err)
 	}
 }

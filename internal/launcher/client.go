@@ -20,18 +20,17 @@ type Launcher struct {
 	conn *net.UnixConn
 	pid  int
 	gone chan struct{}    // closed when the process has ended
-	how  *os.ProcessState // valid then
+	how  *os.ProcessState // how it ended; valid once gone is closed
 }
 
-// Flag has the program that a daemon is (os.Args[0]'s file) be a launcher: then
-// it calls Serve.
+// Flag is the argument that makes the daemon's program a launcher, which calls Serve.
 const Flag = "--launcher"
 
-// Start starts a launcher, the daemon's own program with args and Flag, to run
-// specs; whether it may, it finds out by itself (see Serve). dir, which must
-// exist, is where it remembers what runs and what it may run, and where it waits
-// for the launcher of an earlier daemon that may still be ending. The process
-// ends when this one does, at the latest.
+// Start starts a launcher, which is the daemon's own program with args and Flag, to run
+// specs; the launcher itself checks whether it may run them (see Serve). In dir, which
+// must exist, it keeps a record of what runs and of what it may run, and a lock, for
+// which it waits while the launcher of an earlier daemon is still ending. The launcher
+// ends when this process does, at the latest.
 func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	conn, other, err := pair()
 	if err != nil {
@@ -40,11 +39,11 @@ func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	defer other.Close()
 	cmd := exec.Command("/proc/self/exe", append(args, Flag)...)
 	cmd.Args[0] = os.Args[0]
-	// How the log is written, systemd.exec(5); nothing else is needed.
+	// JOURNAL_STREAM says how to write the log, systemd.exec(5). Nothing else is needed.
 	cmd.Env = []string{"JOURNAL_STREAM=" + os.Getenv("JOURNAL_STREAM")}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.ExtraFiles = []*os.File{other}
-	// A terminal's Ctrl-C is for the daemon, at whose end this one ends.
+	// Ctrl-C at a terminal is for the daemon; the launcher ends when the daemon has.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		conn.Close()
@@ -63,8 +62,8 @@ func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	return l, nil
 }
 
-// Wait returns nil when ctx ends, or an error when the launcher has ended:
-// without it no command can be run any more.
+// Wait returns nil when ctx ends, or an error when the launcher has ended, since
+// no command can be run any more without it.
 func (l *Launcher) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -74,8 +73,8 @@ func (l *Launcher) Wait(ctx context.Context) error {
 	}
 }
 
-// Close has the launcher end, once the calls that are under way have been given
-// up, and waits for it.
+// Close ends the launcher, which cancels the calls that are under way, and waits until
+// it has ended.
 func (l *Launcher) Close() error {
 	err := l.conn.Close()
 	<-l.gone
@@ -96,10 +95,10 @@ type Service struct {
 // String returns the name of the program that starts the service.
 func (s *Service) String() string { return s.spec.Start[0] }
 
-// Start is service.Command's.
+// Start is like service.Command's.
 func (s *Service) Start(ctx context.Context) error { return s.order(ctx, callStart) }
 
-// Stop is service.Command's.
+// Stop is like service.Command's.
 func (s *Service) Stop(ctx context.Context) error { return s.order(ctx, callStop) }
 
 func (s *Service) order(ctx context.Context, call string) error {
@@ -107,17 +106,17 @@ func (s *Service) order(ctx context.Context, call string) error {
 	return err
 }
 
-// Status is service.Command's.
+// Status is like service.Command's.
 func (s *Service) Status(ctx context.Context) (service.Status, error) {
 	r, err := s.ask(ctx, callStatus)
 	return r.Status, err
 }
 
-// ask makes a call that has one reply. Its error is the reply's, too.
+// ask makes a call that has one reply. An error in the reply is returned as err.
 func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 	err = s.call(ctx, call, func(c *net.UnixConn) error {
 		if deadline, ok := ctx.Deadline(); ok {
-			// It keeps to the deadline itself, and then has something to say.
+			// The launcher observes the deadline itself, and then still replies.
 			if err := c.SetReadDeadline(deadline.Add(replySlack)); err != nil {
 				return err
 			}
@@ -131,11 +130,11 @@ func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 	return r, err
 }
 
-// replySlack is how much longer than its time a call may take, to end what it has
-// begun.
+// replySlack is how long after its deadline a call may still reply, since it must end
+// what it has started.
 const replySlack = 10 * time.Second
 
-// Watch is service.Command's, but for an error when the launcher has ended.
+// Watch is like service.Command's, but returns an error when the launcher has ended.
 func (s *Service) Watch(ctx context.Context, report func(service.Status)) error {
 	return s.call(ctx, callWatch, func(c *net.UnixConn) error {
 		for {
@@ -154,7 +153,7 @@ func (s *Service) Watch(ctx context.Context, report func(service.Status)) error 
 	})
 }
 
-// call makes a call and has its replies read. Cancelling ctx ends it at once.
+// call makes a call and calls read for its replies. Cancelling ctx ends it at once.
 func (s *Service) call(ctx context.Context, what string, read func(*net.UnixConn) error) error {
 	q := request{Call: what, Spec: s.spec}
 	if deadline, ok := ctx.Deadline(); ok {

@@ -7,10 +7,10 @@
 // has taken over the daemon cannot make it run another program or signal another
 // process.
 //
-// The two share a socket, unix(7). For each call the daemon makes a pair of
-// sockets and sends one end over with the request; replies come back on the
-// other, and closing it ends the call. So calls know nothing of each other, and
-// the launcher ends when the daemon does, however that ends.
+// The two share a socket, unix(7). For each call, the daemon makes a pair of sockets
+// and sends one of them with the request. Replies come back on the other, and closing
+// that ends the call. So calls are independent of each other, and the launcher ends when
+// the daemon does, however that ends.
 package launcher
 
 import (
@@ -27,7 +27,7 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// Spec is a door's service that is commands; see service.NewCommand.
+// Spec is a door's service that consists of commands; see service.NewCommand.
 type Spec struct {
 	Door                string
 	Start, Stop, Status []string
@@ -42,10 +42,10 @@ func (s Spec) key() string {
 	return string(text)
 }
 
-// hello is the first message of the daemon, from before it locks itself in.
+// hello is the daemon's first message, which it sends before it is sandboxed.
 type hello struct {
-	Dir   string // where pid files are
-	Specs []Spec // what is in use
+	Dir   string // directory of the pid files, the lock and the record
+	Specs []Spec // those in use
 }
 
 // The calls are service.Command's methods.
@@ -63,18 +63,18 @@ type request struct {
 	Timeout time.Duration // from now on, 0 for none
 }
 
-// reply is an answer. A watch has many, each other call one.
+// reply is an answer. A watch has many, any other call has one.
 type reply struct {
 	Status service.Status
 	Err    string // "" for none
 }
 
-// maxMessage is the greatest length of a message in bytes: argument lists of a
-// sane length, and a service's last words.
+// maxMessage is the greatest length of a message in bytes. It is enough for argument
+// lists of reasonable length, and for the last lines that a service printed.
 const maxMessage = 64 << 10
 
-// pair makes two sockets that are connected and keep messages whole. The first
-// is Go's, the second for another process.
+// pair makes two connected sockets that preserve the boundaries of messages. The first
+// is for this process, the second for another one.
 func pair() (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -121,11 +121,11 @@ func send(c *net.UnixConn, message any, with *os.File) error {
 	return err
 }
 
-// errEnded is the end of the other side.
+// errEnded means that the other end has been closed.
 var errEnded = errors.New("the other process has ended")
 
-// receive takes in one message, and a descriptor if one came with it. The error
-// is errEnded when there are no more.
+// receive receives one message, and the descriptor that came with it, if any. The error
+// is errEnded when there are no more messages.
 func receive(c *net.UnixConn, message any) (*os.File, error) {
 	text, rights := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4))
 	n, nrights, _, _, err := c.ReadMsgUnix(text, rights)
@@ -148,8 +148,9 @@ func receive(c *net.UnixConn, message any) (*os.File, error) {
 	return with, nil
 }
 
-// descriptor takes the one descriptor out of a control message, nil for none.
-// What else has come is closed: a daemon that was taken over may send anything.
+// descriptor returns the one descriptor in a control message, or nil if there is none.
+// If there are more, it closes all of them: a daemon that was taken over may send
+// anything.
 func descriptor(rights []byte) (*os.File, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {

@@ -26,8 +26,8 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// TestMain makes the test's program a launcher, or a daemon that is to be
-// killed, when it is started as one.
+// TestMain makes the test's program a launcher, or a daemon that will be killed, when it
+// is started as one.
 func TestMain(m *testing.M) {
 	switch {
 	case slices.Contains(os.Args, Flag):
@@ -63,8 +63,8 @@ func daemon(dir string) {
 
 var sleeper = Spec{Door: "ssh", Start: []string{"/bin/sleep", "1000"}}
 
-// launch starts a launcher whose configuration is a file with specs, which the
-// test may write.
+// launch starts a launcher whose configuration is a file with specs, which the test may
+// change.
 func launch(t *testing.T, dir string, specs ...Spec) (l *Launcher, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "specs")
@@ -104,7 +104,7 @@ func stopAfter(t *testing.T, s *Service) {
 	})
 }
 
-// runs says whether a process runs: one that nobody has waited for does not.
+// runs reports whether a process is running. A zombie is not.
 func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(stat), ") Z ")
@@ -114,7 +114,7 @@ func TestAServiceFromItsStartToItsEnd(t *testing.T) {
 	l, _ := launch(t, t.TempDir(), sleeper)
 	s := l.Service(sleeper)
 	if s.String() != "/bin/sleep" {
-		t.Errorf("its name is %q", s)
+		t.Errorf("String() = %q", s)
 	}
 	seen := make(chan service.Status, 16)
 	watched := make(chan error, 1)
@@ -143,7 +143,7 @@ func TestAServiceFromItsStartToItsEnd(t *testing.T) {
 	}
 	syscall.Kill(pid, syscall.SIGKILL)
 	if how := await(service.Failed).Detail; how != "failed: it was ended by signal 9 (killed)" {
-		t.Errorf("its end is told as %q", how)
+		t.Errorf("the status of a killed service has the detail %q", how)
 	}
 	if err := s.Start(within(t, 10*time.Second)); err != nil {
 		t.Fatal(err)
@@ -189,7 +189,7 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 			t.Errorf("Status: %+v, %v", now, err)
 		}
 		if err := s.Watch(t.Context(), func(now service.Status) { t.Errorf("Watch: %+v", now) }); err == nil {
-			t.Error("Watch is carried out")
+			t.Error("Watch of a spec that may not be run succeeded")
 		}
 	}
 	if err := os.Remove(file); err != nil {
@@ -201,10 +201,10 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 	write(t, file, other)
 	stopAfter(t, s)
 	if err := s.Start(within(t, 10*time.Second)); err != nil {
-		t.Errorf("Start of what the file says by now: %v", err)
+		t.Errorf("Start of a spec that the file has now: %v", err)
 	}
 	if err := s.order(within(t, 10*time.Second), "shout"); err == nil || err.Error() != `"shout" is not a call` {
-		t.Errorf("another call: %v", err)
+		t.Errorf("a call that does not exist: %v", err)
 	}
 }
 
@@ -226,7 +226,7 @@ func TestTheDaemonIsKilled(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	nstest.Eventually(t, "the launcher has let its lock go", func() bool {
+	nstest.Eventually(t, "the launcher has released its lock", func() bool {
 		f, err := os.Open(filepath.Join(dir, "launcher.lock"))
 		if err != nil {
 			t.Fatal(err)
@@ -244,7 +244,7 @@ func TestTheDaemonIsKilled(t *testing.T) {
 		t.Error(err)
 	}
 	if runs(now.PID) {
-		t.Error("it runs after Stop")
+		t.Error("the service runs after Stop")
 	}
 }
 
@@ -262,13 +262,13 @@ func TestTheNextLauncherWaitsForTheOneBefore(t *testing.T) {
 		answered <- err
 	}()
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // a call that is given up meanwhile
+	cancel() // a call that is cancelled meanwhile
 	if err := l.Service(sleeper).Start(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a call that was given up: %v", err)
+		t.Errorf("a cancelled call: %v", err)
 	}
 	select {
 	case err := <-answered:
-		t.Errorf("answered beside the one before: %v", err)
+		t.Errorf("the second launcher answered while the first one was running: %v", err)
 	default:
 	}
 	before.Close()
@@ -307,7 +307,7 @@ func canceled(t *testing.T) context.Context {
 	return ctx
 }
 
-// Whoever gives a start up, by cancelling or by being gone, ends it.
+// A start ends when it is cancelled, and when the daemon that asked for it ends.
 func TestAStartThatIsGivenUp(t *testing.T) {
 	dir := t.TempDir()
 	begun := filepath.Join(dir, "begun")
@@ -329,7 +329,7 @@ func TestAStartThatIsGivenUp(t *testing.T) {
 	nstest.Eventually(t, "the start command has ended", func() bool { return !runs(pid) })
 }
 
-func TestByHandALauncherSaysWhatItIs(t *testing.T) {
+func TestLauncherStartedByHand(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "/none", Flag)
 	cmd.Stdin = nil
 	out, err := cmd.CombinedOutput()
@@ -338,7 +338,7 @@ func TestByHandALauncherSaysWhatItIs(t *testing.T) {
 	}
 }
 
-// sockets are the daemon's and the launcher's ends of a pair.
+// sockets returns the daemon's and the launcher's ends of a pair.
 func sockets(t *testing.T) (daemon, launcher *net.UnixConn) {
 	t.Helper()
 	daemon, other, err := pair()
@@ -395,7 +395,7 @@ func FuzzMessages(f *testing.F) {
 		<-served
 		for key := range s.services {
 			if key != sleeper.key() {
-				t.Errorf("%s was let in", key)
+				t.Errorf("%s may be run", key)
 			}
 		}
 	})
@@ -434,6 +434,6 @@ func TestMoreDescriptorsThanOneAreClosed(t *testing.T) {
 		t.Errorf("got %v, %v", f, err)
 	}
 	if now := open(); now != before {
-		t.Errorf("%d descriptors are open, %d were", now, before)
+		t.Errorf("%d descriptors are open, want %d as before", now, before)
 	}
 }

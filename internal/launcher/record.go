@@ -11,20 +11,20 @@ import (
 	"slices"
 )
 
-// maxRecorded is how many specs are remembered: those of some configurations.
+// maxRecorded is how many specs are remembered, enough for several configurations.
 const maxRecorded = 256
 
-// record is the file of what the configuration file says or has said, the latest
-// first. A daemon may have to start with the configuration before, which it
-// takes out of its store; but a daemon that was taken over can write its store,
-// and would have the next one ask for whatever it likes. This file it can not
-// write, since it is locked in and the launcher is not.
+// record is a file of the specs that the configuration file has or has had, the latest
+// first. A daemon may have to start with its previous configuration, which it reads from
+// its store; but a daemon that was taken over can write to the store, and so could make
+// the next one ask for anything. It cannot write to this file, since it is sandboxed and
+// the launcher is not.
 type record struct {
 	path  string
 	specs []Spec
 }
 
-// open reads the record; there is none at first.
+// open reads the record. At first there is none.
 func (r *record) open() error {
 	text, err := os.ReadFile(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -39,7 +39,7 @@ func (r *record) open() error {
 	return nil
 }
 
-// add puts specs to the front, and writes the record if that changes it.
+// add moves specs to the front, and writes the record if that changes it.
 func (r *record) add(specs []Spec) error {
 	all := slices.Clone(specs)
 	for _, s := range r.specs {
@@ -62,7 +62,7 @@ func (r *record) add(specs []Spec) error {
 	return nil
 }
 
-// replace writes a file that is whole at every moment.
+// replace writes a file such that it is complete at every moment.
 func replace(path string, text []byte) error {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// What a daemon asks for at its start may come from a store that an intruder has
-// written. What the file has said once may be run, also when the file cannot be
-// used any more; anything else not.
+// What a daemon asks for when it starts may come from a store that an intruder has
+// written. Only what the configuration file has said before may be run, even when the
+// file cannot be used any more.
 func TestNothingIsRunBecauseTheDaemonSaysSo(t *testing.T) {
 	dir := t.TempDir()
 	planted := Spec{Door: "ssh", Start: []string{"/bin/sleep", "1002"}}
@@ -24,17 +24,17 @@ func TestNothingIsRunBecauseTheDaemonSaysSo(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // also when the record was written once more
+	for range 2 { // also after the record was written once more
 		l, err := Start(dir, []Spec{planted, sleeper}, "/none")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.Service(sleeper).Status(within(t, 10*time.Second)); err != nil {
-			t.Errorf("what the file said before: %v", err)
+			t.Errorf("a spec that the file had before: %v", err)
 		}
 		s := l.Service(planted)
 		if err := s.Start(within(t, 10*time.Second)); err == nil {
-			t.Error("what only the daemon says is run")
+			t.Error("a spec that only the daemon asks for was run")
 			if err := s.Stop(within(t, 10*time.Second)); err != nil {
 				t.Error(err)
 			}

@@ -20,17 +20,18 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// inherited is the descriptor of the socket that Start hands on.
+// inherited is the descriptor of the socket that Start passes.
 const inherited = 3
 
-// Serve is the launcher: it runs calls until the daemon has ended, and then
-// returns nil when those under way have been given up. Only what reread, which
-// reads the configuration from where the daemon cannot write, names is run, or
-// has named to this launcher or one before: see record. What the daemon says is
-// no reason, not even of one that has just started.
+// Serve is the launcher: it runs calls until the daemon has ended, cancels those that
+// are under way, and returns nil. It runs only what reread returns, or has returned to
+// this launcher or an earlier one (see record); reread must read the configuration from
+// a place where the daemon cannot write. What the daemon asks for is never run for that
+// reason alone, even if the daemon has just started.
 func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
-	// They are the daemon's, at whose end this one ends. Caught, not ignored:
-	// what is ignored stays ignored in the programs that are started, signal(7).
+	// These signals are for the daemon; the launcher ends when the daemon has. They are
+	// caught, not ignored, since an ignored signal stays ignored in the programs that are
+	// started, signal(7).
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
 	unix.CloseOnExec(inherited)
 	conn, err := connOf(os.NewFile(inherited, "daemon"))
@@ -55,7 +56,7 @@ func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
 	return s.serve(conn)
 }
 
-// hold takes the lock, for which an earlier launcher may have to end first.
+// hold takes the lock, and waits for it while an earlier launcher is still ending.
 func hold(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -86,9 +87,8 @@ type server struct {
 	services map[string]*service.Command
 }
 
-// remember has what could be run before, as far as the record tells, and what the
-// configuration says by now, be run. What the daemon has in use of the former
-// stays in the record longest.
+// remember allows what the record has, and what the configuration says now. Specs of
+// the record that the daemon has in use move to its front, so that they stay longest.
 func (s *server) remember(used []Spec) error {
 	err := s.record.open()
 	for _, spec := range s.record.specs {
@@ -98,7 +98,7 @@ func (s *server) remember(used []Spec) error {
 	return errors.Join(err, s.record.add(used), s.learn())
 }
 
-// learn has what the configuration says by now be run.
+// learn allows what the configuration says now.
 func (s *server) learn() error {
 	specs, err := s.reread()
 	if err != nil {
@@ -108,12 +108,12 @@ func (s *server) learn() error {
 		s.known[spec.key()] = true
 	}
 	if err := s.record.add(specs); err != nil {
-		s.log.Warn("should the configuration be damaged, doors' commands will be refused", "err", err)
+		s.log.Warn("doors' commands will be refused if the configuration file becomes unusable", "err", err)
 	}
 	return nil
 }
 
-// serve takes in calls until the daemon has ended.
+// serve receives and runs calls until the daemon has ended.
 func (s *server) serve(conn *net.UnixConn) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var calls sync.WaitGroup
@@ -141,8 +141,8 @@ func (s *server) serve(conn *net.UnixConn) error {
 	}
 }
 
-// call runs one call and sends its answer. It is given up when the daemon closes
-// its end of c, or ctx ends.
+// call runs one call and sends its answer. The call is cancelled when the daemon closes
+// its end of c, or when ctx ends.
 func (s *server) call(ctx context.Context, c *net.UnixConn, q request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -176,7 +176,7 @@ func (s *server) run(ctx context.Context, c *net.UnixConn, q request) (r reply) 
 		case callStatus:
 			r.Status, err = svc.Status(ctx)
 		case callWatch:
-			err = svc.Watch(ctx, func(now service.Status) { _ = send(c, reply{Status: now}, nil) }) // the daemon's end ends it
+			err = svc.Watch(ctx, func(now service.Status) { _ = send(c, reply{Status: now}, nil) }) // ctx ends if the daemon's end is closed
 		default:
 			err = fmt.Errorf("%q is not a call", q.Call)
 		}
@@ -187,7 +187,7 @@ func (s *server) run(ctx context.Context, c *net.UnixConn, q request) (r reply) 
 	return r
 }
 
-// service returns the service of a spec, if that may be run.
+// service returns the service of a spec, or an error if the spec may not be run.
 func (s *server) service(spec Spec) (*service.Command, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -75,6 +75,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -90,7 +91,8 @@ import (
 type Listener struct {
 	log     *slog.Logger
 	touched func([]knock.Heard)
-	fdStore FDStore // nil: none
+	streams func(port uint16, fd int, from netip.AddrPort) // nil: nobody
+	fdStore FDStore                                        // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
 	rounds  atomic.Uint64  // rounds of the loop in which it could accept
@@ -111,12 +113,13 @@ type Listener struct {
 	asked    uint64 // rounds then
 }
 
-// Ports says what a Listener is to do with ports. A port named twice is Open, or else
-// Same.
+// Ports says what a Listener is to do with ports. A port named twice is one of Streams,
+// or else Open, or else Same.
 type Ports struct {
-	Open []uint16 // listened on
-	Shut []uint16 // held, so that nobody else can have them, and refused like unused ports
-	Same []uint16 // not decided yet: inherited ones stay as they are, and connections wait; others are as Shut
+	Streams []uint16 // listened on, and connections are handed over
+	Open    []uint16 // listened on
+	Shut    []uint16 // held, so that nobody else can have them, and refused like unused ports
+	Same    []uint16 // not decided yet: inherited ones stay as they are, and connections wait; others are as Shut
 }
 
 // use is what a port is held for.
@@ -126,12 +129,13 @@ const (
 	shut use = iota + 1
 	same
 	open
+	streams
 )
 
 // uses returns the use of each port.
 func (p Ports) uses() map[uint16]use {
 	all := make(map[uint16]use)
-	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open} {
+	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open, streams: p.Streams} {
 		for _, n := range ports {
 			all[n] = max(all[n], u)
 		}
@@ -154,6 +158,7 @@ type socket struct {
 	id      int32
 	listens bool // the kernel completes handshakes
 	heard   bool // and they are accepted; else they wait for whoever has the socket next
+	streams bool // and they are handed over
 }
 
 // New returns a Listener without ports, whose sockets store keeps (nil: none). Touches go
@@ -217,7 +222,7 @@ func (l *Listener) set(ports Ports) (failed []openError, err error) {
 	}
 	room := 0
 	for _, u := range wanted {
-		if u == open {
+		if u >= open {
 			room++
 		}
 	}
@@ -261,7 +266,8 @@ func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 		}
 	}
 	switch {
-	case u == open:
+	case u >= open:
+		l.carries(s, u == streams)
 		return l.listen(s, room, waited)
 	case u == shut && s.listens:
 		l.mute(s)
@@ -291,7 +297,10 @@ func (l *Listener) listen(s *socket, room int, waited *backlogged) error {
 		l.drop(s)
 		return err
 	}
-	if s.listens { // inherited
+	switch {
+	case s.listens && s.streams: // inherited
+		l.handOverAll(s)
+	case s.listens:
 		waited.accept(s)
 	}
 	s.listens = true
@@ -384,13 +393,6 @@ func (l *Listener) logged(what string, p uint16, err error) {
 	if err != nil {
 		l.log.Warn("listeners: "+what, "port", p, "err", err)
 	}
-}
-
-// alive says whether the socket still does what it should: another process can
-// end its listening (sock_diag's SOCK_DESTROY, `ss -K`).
-func (s *socket) alive() bool {
-	v, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	return err == nil && (v == 1) == s.listens
 }
 
 // Check returns the ports of the last Set that are not as it said, in order: they could

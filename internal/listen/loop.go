@@ -161,8 +161,18 @@ func (l *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part 
 	if !s.heard {
 		return touches, nil // closed since
 	}
-	t, err := s.accept(heard, part)
+	var (
+		t   knock.Heard
+		err error
+	)
+	if s.streams {
+		err = l.handOver(s)
+	} else {
+		t, err = s.accept(heard, part)
+	}
 	switch {
+	case err == nil && s.streams:
+		return touches, nil
 	case err == nil:
 		return append(touches, t), nil
 	case isShortage(err):

@@ -15,6 +15,11 @@ const (
 	longest = 1 << 16
 	// shortest is used when the limit of signals is not sensible.
 	shortest = 128
+
+	// The receive buffers that connections are asked to have. The minimum: nothing is read
+	// of a touch, so what a visitor sends while their connection waits to be accepted would
+	// only hold memory. And enough for what is carried at a time.
+	readNothing, readFrames = 1, 8 << 10
 )
 
 // backlog is how many connections may wait for each of n ports, so that there is room for
@@ -84,9 +89,7 @@ func configure(fd, family int) error {
 	options := []struct {
 		level, name, value int
 	}{
-		// The minimum: nothing is ever read, so what a visitor sends while their
-		// connection waits to be accepted would only hold memory.
-		{unix.SOL_SOCKET, unix.SO_RCVBUF, 1},
+		{unix.SOL_SOCKET, unix.SO_RCVBUF, readNothing},
 		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
 	}
 	if family != unix.AF_INET6 {
@@ -102,4 +105,11 @@ func configure(fd, family int) error {
 		return fmt.Errorf("set socket option linger: %w", err)
 	}
 	return nil
+}
+
+// alive says whether the socket still does what it should: another process can
+// end its listening (sock_diag's SOCK_DESTROY, `ss -K`).
+func (s *socket) alive() bool {
+	v, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && (v == 1) == s.listens
 }

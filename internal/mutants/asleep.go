@@ -14,12 +14,12 @@ import (
 	"strings"
 )
 
-// Asleep writes source into dir, which is there, in which all of these mutants are
-// and none is in force until its name is in the place of asleep in the program, and
-// returns the path of a file for the go command's -overlay. So one build serves all: a function
-// that mutants change stands there as it is and as each has it, and begins with the
-// choice. Mutants that change anything but the bodies of functions are returned as
-// alone; each needs an overlay of its own.
+// Asleep writes source files that contain all of these mutants into dir, which must
+// exist, and returns the path of a file for the go command's -overlay. So one build
+// serves all mutants: a function that mutants change is there in its original form and
+// in that of each mutant, and begins by choosing between them. No mutant is active
+// until its name replaces asleep in the built program. Mutants that change anything
+// but the bodies of functions are returned as alone; each needs an overlay of its own.
 func Asleep(all []Mutant, dir string) (overlay string, alone []Mutant, err error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -54,13 +54,15 @@ func Asleep(all []Mutant, dir string) (overlay string, alone []Mutant, err error
 	return overlay, alone, err
 }
 
-// asleep stands in a program where the name of the mutant in force has its place.
+// asleep is in a program at the place for the name of the active mutant.
 var asleep = "no mutant" + strings.Repeat(" ", 72)
 
-// inForce is what a program knows of that. The compiler must not compute it.
+// inForce is the source that reads that name. Its value is computed at run time, so
+// that the compiler does not remove any of the choices.
 var inForce = fmt.Sprintf("import \"strings\"\n\nvar mutantInForce = strings.TrimSpace(%q)\n", asleep)
 
-// writeOverlay puts the texts of files, which are named from the root, into dir.
+// writeOverlay writes texts, whose keys are paths from root, into dir, and returns the
+// path of the overlay file.
 func writeOverlay(root, dir string, texts map[string]string) (overlay string, err error) {
 	replace := map[string]string{}
 	for name, text := range texts {
@@ -82,8 +84,8 @@ func writeOverlay(root, dir string, texts map[string]string) (overlay string, er
 type source struct {
 	text    string
 	file    *ast.File
-	choices map[int]string // what is put in at an offset: a function's choices
-	added   []string       // functions as mutants have them
+	choices map[int]string // by offset, what is inserted there: a function's choices
+	added   []string       // the functions as mutants have them
 }
 
 func parse(text string) (*source, error) {
@@ -91,11 +93,12 @@ func parse(text string) (*source, error) {
 	return &source{text: text, file: file, choices: map[int]string{}}, err
 }
 
-// between is the text from one position to another. A file set of a single file
-// begins at 1.
+// between returns the text from one position to another. The positions of a file
+// set's first file begin at 1.
 func (s *source) between(from, to token.Pos) string { return s.text[from-1 : to-1] }
 
-// take puts a mutant to sleep, if it changes bodies of functions alone.
+// take adds a mutant to the source, and returns false if that is not possible, since
+// the mutant changes more than the bodies of functions.
 func (s *source) take(m Mutant) (bool, error) {
 	text, err := m.replaced(s.text)
 	if err != nil {
@@ -131,8 +134,8 @@ func (s *source) take(m Mutant) (bool, error) {
 	return true, nil
 }
 
-// callOf is what calls a function's other form with what it was called with. That
-// takes names for all of it.
+// callOf returns the source that calls name, another form of function f, with the
+// receiver and the arguments of f. It returns false if one of them has no name.
 func callOf(f *ast.FuncDecl, name string) (call string, ok bool) {
 	receiver, ok := names(f.Recv, "")
 	if !ok {
@@ -149,7 +152,8 @@ func callOf(f *ast.FuncDecl, name string) (call string, ok bool) {
 	return "return " + call, true
 }
 
-// names are those of a list of parameters, the last with dots if it is variadic.
+// names returns the names of a list of parameters, with dots appended to that of a
+// variadic one.
 func names(list *ast.FieldList, dots string) (all []string, ok bool) {
 	if list == nil {
 		return nil, true
@@ -171,7 +175,7 @@ func names(list *ast.FieldList, dots string) (all []string, ok bool) {
 	return all, true
 }
 
-// String is the source with everything in it.
+// String returns the source with all mutants in it.
 func (s *source) String() string {
 	var b strings.Builder
 	at := 0

@@ -12,12 +12,12 @@ import (
 	"syscall"
 )
 
-// Env is the variable that tells tests that they are looking for a mutant.
+// Env is the environment variable that is set when tests run to notice a mutant.
 const Env = "DOORWARD_MUTANT"
 
-// A Hunt has tests look for mutants. The tests of a package are built once, with all
-// mutants asleep in them; one that cannot sleep has them built for it alone. It may
-// be used by several goroutines.
+// Hunt runs tests that should notice mutants. The tests of a package are built once,
+// with all mutants inactive; for a mutant with which that is not possible they are built
+// separately. A Hunt is safe for concurrent use.
 type Hunt struct {
 	dir, root, overlay string
 	alone              map[string]bool
@@ -26,7 +26,7 @@ type Hunt struct {
 	binaries map[string]func() (string, error) // by mutant, if it is alone, and package
 }
 
-// NewHunt prepares one for all of these mutants in dir, which is there, and is empty.
+// NewHunt prepares a Hunt for these mutants in dir, which must exist and be empty.
 func NewHunt(all []Mutant, dir string) (*Hunt, error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -43,9 +43,10 @@ func NewHunt(all []Mutant, dir string) (*Hunt, error) {
 	return h, nil
 }
 
-// Tests runs tests of a package, named from the module's root, with one mutant in
-// force, or none for the zero Mutant. The environment is added to this process's. It
-// returns what they printed, and how they ended or why they could not be built.
+// Tests runs tests of a package, whose path is relative to the module's root, with one
+// mutant active, or none if m is the zero Mutant. The variables in env are added to this
+// process's environment, and flags are passed to the tests. It returns what they
+// printed, and an error if they fail or cannot be built.
 func (h *Hunt) Tests(ctx context.Context, m Mutant, pkg string, env []string, flags ...string) ([]byte, error) {
 	binary, err := h.binary(m, pkg)
 	if err != nil {
@@ -63,8 +64,9 @@ func (h *Hunt) Tests(ctx context.Context, m Mutant, pkg string, env []string, fl
 	return c.CombinedOutput()
 }
 
-// wake writes a mutant's name into a copy of a program in which all are asleep. From
-// the environment, or the program's name, one that a test starts might not learn it.
+// wake writes a mutant's name into a copy of a program in which all mutants are
+// inactive. An environment variable, or the program's name, might not reach the programs
+// that a test starts.
 func wake(m Mutant, binary string) (awake string, err error) {
 	program, err := os.ReadFile(binary)
 	if err != nil {
@@ -75,13 +77,14 @@ func wake(m Mutant, binary string) (awake string, err error) {
 	}
 	name := m.Name + strings.Repeat(" ", len(asleep)-len(m.Name))
 	awake = filepath.Join(filepath.Dir(binary), m.Name)
-	// No child that is begun meanwhile may have it open for writing: ETXTBSY, go.dev/issue/22315.
+	// No child that is started meanwhile may have the file open for writing: ETXTBSY, go.dev/issue/22315.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	return awake, os.WriteFile(awake, bytes.ReplaceAll(program, []byte(asleep), []byte(name)), 0o755)
 }
 
-// binary builds a package's tests, unless they are.
+// binary returns the path of a package's tests, which it builds unless they are built
+// already.
 func (h *Hunt) binary(m Mutant, pkg string) (string, error) {
 	name := pkg
 	if h.alone[m.Name] {
@@ -107,7 +110,7 @@ func (h *Hunt) build(m Mutant, pkg, binary string) (string, error) {
 	}
 	c := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, "./"+pkg)
 	c.Dir = h.root
-	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as everything else is built but what races
+	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as everything is built, except with -race
 	if out, err := c.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the tests of %s: %w\n%s", pkg, err, out)
 	}

@@ -20,9 +20,9 @@ var table string
 //go:embed noticed.txt
 var noticed string
 
-// Noticed are the tests that noticed each mutant when they were last looked for, by
-// its name: a package, named from the module's root, and a test of it, as in
-// "internal/door TestExplore". Who hunts a mutant has that test look first.
+// Noticed returns, by the name of the mutant, the test that noticed it the last time:
+// the path of a package, from the module's root, and the name of a test, as in
+// "internal/door TestExplore". A Hunt is faster if that test runs first.
 func Noticed() map[string]string {
 	by := map[string]string{}
 	for line := range strings.Lines(noticed) {
@@ -37,8 +37,8 @@ func Noticed() map[string]string {
 type Mutant struct {
 	Name     string // a-z and -, unique
 	Breaks   string // the sentence of docs/PROMISE.md that it breaks, "P1" to "P10"
-	File     string // in which it is, from the module's root
-	Old, New string // the text that is there once, and what is there instead
+	File     string // the path of its file, from the module's root
+	Old, New string // text that is in the file exactly once, and what replaces it
 }
 
 // Load returns all mutants, in the order of the table. An error says where the
@@ -72,9 +72,9 @@ func Load() ([]Mutant, error) {
 	return all, lines.Err()
 }
 
-// Overlay writes a mutant's source into dir, which is there, and returns the
-// path of a file for the go command's -overlay. It fails when the mutant's old
-// text is not in its file just once: then the table must follow the source.
+// Overlay writes a mutant's source into dir, which must exist, and returns the path of
+// a file for the go command's -overlay. It fails if the mutant's old text is not in its
+// file exactly once; mutants.txt must then follow the source.
 func (m Mutant) Overlay(dir string) (path string, err error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -96,15 +96,15 @@ func (m Mutant) Overlay(dir string) (path string, err error) {
 	return writeOverlay(root, dir, map[string]string{m.File: text})
 }
 
-// replaced is a source with the fault.
+// replaced returns the source with the fault.
 func (m Mutant) replaced(source string) (string, error) {
 	if n := strings.Count(source, m.Old); n != 1 || m.Old == "" {
-		return "", fmt.Errorf("mutant %q: its old text is %d times in %s, want once", m.Name, n, m.File)
+		return "", fmt.Errorf("mutant %q: its old text is in %s %d times, want once", m.Name, m.File, n)
 	}
 	return strings.Replace(source, m.Old, m.New, 1), nil
 }
 
-// moduleRoot is where go.mod is, at or above the working directory.
+// moduleRoot returns the directory of go.mod, which is the working directory or above it.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	for err == nil {

@@ -11,14 +11,14 @@ import (
 )
 
 // Every mutant of the table has its place in the source, says what it breaks,
-// and is Go.
+// and results in valid Go.
 func TestTheTableFollowsTheSource(t *testing.T) {
 	all, err := Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(all) < 20 {
-		t.Errorf("there are %d mutants, want at least 20", len(all))
+		t.Errorf("got %d mutants, want at least 20", len(all))
 	}
 	names, promise := map[string]bool{}, regexp.MustCompile(`^P([1-9]|10)$`)
 	for _, m := range all {
@@ -32,8 +32,8 @@ func TestTheTableFollowsTheSource(t *testing.T) {
 	}
 }
 
-// Each test that is to look first is one of a mutant, and is there.
-func TestWhoNoticedIsThere(t *testing.T) {
+// Each line of noticed.txt names a mutant and a test that exist.
+func TestNoticedTestsExist(t *testing.T) {
 	all, err := Load()
 	if err != nil {
 		t.Fatal(err)
@@ -51,22 +51,22 @@ func TestWhoNoticedIsThere(t *testing.T) {
 		test, _, _ = strings.Cut(test, "/")
 		out, err := exec.Command("grep", "-rqw", "func "+test, filepath.Join(root, pkg)).CombinedOutput()
 		if !names[name] || err != nil {
-			t.Errorf("noticed.txt: %s was noticed by %s: no such mutant, or no such test: %v %s", name, by, err, out)
+			t.Errorf("noticed.txt: %s, noticed by %s: no such mutant, or no such test: %v %s", name, by, err, out)
 		}
 	}
 }
 
-func TestATextThatIsNoLongerThere(t *testing.T) {
+func TestOldTextIsMissing(t *testing.T) {
 	m := Mutant{Name: "stale", File: "internal/mutants/mutants.go", Old: "\tno such line\n"}
-	want := `mutant "stale": its old text is 0 times in internal/mutants/mutants.go, want once`
+	want := `mutant "stale": its old text is in internal/mutants/mutants.go 0 times, want once`
 	if _, err := m.Overlay(t.TempDir()); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
-// A mutant sleeps in functions that can be called as they were; any other is built
-// alone.
-func TestWhatSleeps(t *testing.T) {
+// A mutant shares a build with others if it changes only functions that can be called
+// with the names of their parameters; any other is built alone.
+func TestSharedBuild(t *testing.T) {
 	const text = `package p
 
 const limit = 3

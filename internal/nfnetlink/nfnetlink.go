@@ -2,8 +2,8 @@
 
 // Package nfnetlink is what the subsystems of netfilter have in common on netlink
 // (linux/netfilter/nfnetlink.h): how a request is sent and its answer distinguished from
-// others, and how the attributes of a message are read. It knows none of the
-// subsystems.
+// others, and how the attributes of a message are read. It contains nothing that is
+// particular to one of the subsystems.
 package nfnetlink
 
 import (
@@ -16,25 +16,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBroken says that the connection to the kernel broke, so that it is open
+// ErrBroken means that the connection to the kernel broke, so that it is not known
 // what became of the request. All other errors are the kernel's refusals, after
-// which the connection goes on, or say what it sent that cannot be read.
+// which the connection can still be used, or say what in its answer cannot be read.
 var ErrBroken = errors.New("the netlink connection broke")
 
-// Broken says that the connection broke by err.
+// Broken returns err as the reason for ErrBroken.
 func Broken(err error) error { return fmt.Errorf("%w: %w", ErrBroken, err) }
 
 // replyTime is a safeguard: the kernel answers before the send returns, and makes
 // each part of a list as it is read.
 const replyTime = 10 * time.Second
 
-// messageSize holds any answer: a list, of which the kernel sends at most 32 KiB at
-// a time, or an error with the whole message that it is about.
+// messageSize is enough for any answer: a part of a list, of which the kernel sends at
+// most 32 KiB at a time, or an error with the whole message that it is about.
 const messageSize = 128 << 10
 
-// Conn is a connection to netfilter, for the caller to Close: not often, since that
-// may hold up whoever changes nf_tables (its nft_rcv_nl_event). It is not for
-// concurrent use, but for Close.
+// Conn is a connection to netfilter, which the caller must Close, though not often,
+// since closing may hold up whoever changes nf_tables (nft_rcv_nl_event in the kernel's
+// nf_tables_api.c). Except for Close, it is not safe for concurrent use.
 type Conn struct {
 	*netlink.Conn
 	Heard int // messages from the kernel so far: what reading costs
@@ -49,9 +49,9 @@ func Dial() (*Conn, error) {
 	return &Conn{Conn: nl}, nil
 }
 
-// Ask sends a request and calls each with the messages of its answer, to the last
-// one, so that nothing is left over for the next request; it returns each's first
-// error.
+// Ask sends a request and calls each with the messages of its answer. It reads the
+// answer to its end even after each has returned an error, so that nothing is left over
+// for the next request, and then returns the first such error.
 func (c *Conn) Ask(m netlink.Message, each func(netlink.Message) error) error {
 	sent, err := c.Send(m)
 	if err != nil {
@@ -80,8 +80,8 @@ func (c *Conn) Ask(m netlink.Message, each func(netlink.Message) error) error {
 }
 
 // Hear waits for the kernel's next answer and calls each with its messages as they
-// come. It returns the number of the request that it is to, 0 if it is an empty
-// list, and what it says if it is a refusal.
+// arrive. It returns the sequence number of the request that was answered, or 0 if the
+// answer is an empty list, and the refusal if it is one.
 func (c *Conn) Hear(each func(netlink.Message)) (sequence uint32, refused *netlink.OpError, err error) {
 	if err := c.patience(); err != nil {
 		return 0, nil, err
@@ -114,10 +114,10 @@ func (c *Conn) patience() error {
 // HeaderLen is the length of struct nfgenmsg.
 const HeaderLen = 4
 
-// Header is the struct nfgenmsg with which the data of a message begin.
+// Header returns the struct nfgenmsg with which the data of a message begins.
 func Header(family byte) []byte { return []byte{family, unix.NFNETLINK_V0, 0, 0} }
 
-// Message makes a request to a subsystem. Data begin with a Header.
+// Message makes a request to a subsystem. Its data must begin with a Header.
 func Message(subsystem, typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(subsystem<<8 | typ), Flags: netlink.Request | flags},
@@ -125,7 +125,8 @@ func Message(subsystem, typ int, flags netlink.HeaderFlags, data []byte) netlink
 	}
 }
 
-// Attributes has the attributes behind a message's Header read, in network order.
+// Attributes calls read with the attributes that follow a message's Header, whose
+// numbers are in network byte order.
 func Attributes(m netlink.Message, read func(*netlink.AttributeDecoder)) error {
 	if len(m.Data) < HeaderLen {
 		return fmt.Errorf("netfilter sent a message of %d bytes", len(m.Data))
@@ -142,8 +143,8 @@ func Attributes(m netlink.Message, read func(*netlink.AttributeDecoder)) error {
 	return nil
 }
 
-// Fields say by the types of attributes where each goes. Of several of a type the
-// last one counts, and those of other types are passed over.
+// Fields maps the types of attributes to the functions that read them. Of several
+// attributes of a type, the last one counts; other types are skipped.
 type Fields map[uint16]func(*netlink.AttributeDecoder)
 
 // Read reads all attributes of one level.
@@ -155,7 +156,7 @@ func (f Fields) Read(ad *netlink.AttributeDecoder) {
 	}
 }
 
-// Nested reads the attributes inside of one.
+// Nested reads the attributes inside the current one.
 func (f Fields) Nested(ad *netlink.AttributeDecoder) {
 	ad.Nested(func(inner *netlink.AttributeDecoder) error {
 		f.Read(inner)
@@ -163,12 +164,12 @@ func (f Fields) Nested(ad *netlink.AttributeDecoder) {
 	})
 }
 
-// Text reads a string.
+// Text returns a function that reads a string.
 func Text(to *string) func(*netlink.AttributeDecoder) {
 	return func(ad *netlink.AttributeDecoder) { *to = ad.String() }
 }
 
-// Number reads a number of just that size.
+// Number returns a function that reads a number of exactly the size of T.
 func Number[T uint8 | uint16 | uint32 | uint64](to *T) func(*netlink.AttributeDecoder) {
 	return func(ad *netlink.AttributeDecoder) {
 		ad.Do(func(b []byte) error {

@@ -16,16 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answered is what the kernel says to a request: messages, or a refusal. Of one that
-// is left over the request was another.
+// answered is the kernel's answer to a request: messages, or a refusal. One that is
+// leftOver answers another request.
 type answered struct {
 	data     []string
 	refusal  unix.Errno
 	leftOver bool
 }
 
-// An answer to a request before this one is passed over, be it a refusal, and what
-// cannot be read is an error, after the last message was taken in.
+// The answer to an earlier request is skipped, even if it is a refusal. A message that
+// cannot be read is an error, but the answer is read to its end.
 func TestAnswers(t *testing.T) {
 	left := answered{data: []string{"\x02\x00\x00\x00"}, leftOver: true}
 	refused := answered{refusal: unix.ENOENT, leftOver: true}
@@ -65,7 +65,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// script is a kernel that gives these answers, in turn.
+// script is a fake kernel that gives these answers, in turn.
 type script struct {
 	answers []answered
 	asked   netlink.Message
@@ -101,7 +101,7 @@ func (s *script) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	}
 }
 
-// What netlink.Socket wants beside that.
+// The other methods of netlink.Socket.
 
 func (s *script) Close() error                         { return nil }
 func (s *script) SendMessages([]netlink.Message) error { return unix.EOPNOTSUPP }

@@ -9,12 +9,12 @@ import (
 )
 
 // attrs builds netlink attributes the way the kernel writes them in its dumps:
-// big-endian numbers, names with their closing zero, and no flag on nested
-// ones. So what was sent and what is read back compare byte by byte.
+// numbers are big-endian, names end in a zero byte, and nested attributes have
+// no NLA_F_NESTED. So what was sent and what is read back compare byte by byte.
 type attrs []byte
 
-// bytes appends one attribute. Nothing here comes near the 64 KiB that its
-// 16-bit length allows but lists of elements, which maxElements bounds.
+// bytes appends one attribute. Its 16-bit length allows 64 KiB; only lists of
+// elements come near that, and maxElements bounds them.
 func (a attrs) bytes(typ int, v []byte) attrs {
 	i := a.open(typ)
 	a = append(a, v...)
@@ -37,8 +37,8 @@ func (a attrs) u64(typ int, v uint64) attrs {
 	return a
 }
 
-// value appends data in a NFTA_DATA_VALUE inside an attribute, as keys, masks
-// and comparands are.
+// value appends an attribute that holds v in an NFTA_DATA_VALUE, the form of
+// keys, masks and comparands.
 func (a attrs) value(typ int, v []byte) attrs {
 	i := a.open(typ)
 	a = a.bytes(unix.NFTA_DATA_VALUE, v)
@@ -62,6 +62,6 @@ func (a *attrs) close(i int) {
 	}
 }
 
-// Native is a number in the host's byte order, as meta, ct and fib put it into
-// a register.
+// Native returns a number in the host's byte order, in which meta, ct and fib
+// put it into a register.
 func Native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
-// Batch is one transaction in the making: its messages and, for each, what it
-// does in words for an error.
+// Batch is a transaction that is being put together: its messages and, for
+// errors, a description of each.
 type Batch struct {
 	table string
 	msgs  []netlink.Message
@@ -25,7 +25,7 @@ type Batch struct {
 // Batch begins a transaction about the table, for Commit.
 func (c *Conn) Batch() *Batch { return &Batch{table: c.table} }
 
-// Len is how many messages the transaction has so far.
+// Len returns the number of messages that the transaction has so far.
 func (b *Batch) Len() int { return len(b.msgs) }
 
 func (b *Batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
@@ -38,7 +38,7 @@ func (b *Batch) named(what string, name string, typ, attribute int) {
 	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).str(attribute, name))
 }
 
-// DeleteTable removes the table with all that is in it.
+// DeleteTable removes the table with everything in it.
 func (b *Batch) DeleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
 
 // DeleteSet removes a set, which no rule may refer to any more; its elements are freed
@@ -52,13 +52,13 @@ func (b *Batch) DeleteChain(name string) {
 	b.named("delete chain", name, unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME)
 }
 
-// FlushSet takes all elements out of a set, one by one: the kernel needs a
-// microsecond for each, in which nobody else changes the ruleset.
+// FlushSet removes all elements of a set, one by one: the kernel needs about a
+// microsecond for each, and nobody else can change the ruleset meanwhile.
 func (b *Batch) FlushSet(name string) {
 	b.named("flush set", name, unix.NFT_MSG_DELSETELEM, unix.NFTA_SET_ELEM_LIST_SET)
 }
 
-// FlushChain takes all rules out of a chain.
+// FlushChain removes all rules of a chain.
 func (b *Batch) FlushChain(name string) {
 	b.named("flush chain", name, unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN)
 }
@@ -69,22 +69,22 @@ func (b *Batch) DeleteCounter(name string) {
 	b.add(fmt.Sprintf("delete counter %q", name), unix.NFT_MSG_DELOBJ, 0, data)
 }
 
-// MakeTable makes the table, or makes this connection the owner of one that is
-// there, when flags say so.
+// MakeTable makes the table. If it exists, and flags have TableFlagOwner, it makes this
+// connection its owner.
 func (b *Batch) MakeTable(flags uint32, note string) {
 	data := inTable(b.table).u32(unix.NFTA_TABLE_FLAGS, flags).bytes(tableUserdata, userdata(note))
 	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
 }
 
-// MakeCounter makes a counter that stands at 0.
+// MakeCounter makes a counter, whose value is 0.
 func (b *Batch) MakeCounter(name string) {
 	data := inTable(b.table).str(unix.NFTA_OBJ_NAME, name).
 		u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER).bytes(unix.NFTA_OBJ_DATA, nil)
 	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
 }
 
-// MakeSet makes a set, without its elements. One of size 0 has no limit (the
-// kernel sets one of 65,535 where rules take elements in or out).
+// MakeSet makes a set, without its elements. A set of size 0 has no limit, except
+// that the kernel limits it to 65,535 elements where rules add or delete them.
 func (b *Batch) MakeSet(s Set) {
 	data := inTable(b.table).str(unix.NFTA_SET_NAME, s.Name).u32(unix.NFTA_SET_FLAGS, s.Def.Flags).
 		u32(unix.NFTA_SET_KEY_TYPE, s.Def.KeyType).u32(unix.NFTA_SET_KEY_LEN, s.Def.KeyLen)
@@ -107,9 +107,10 @@ func (b *Batch) MakeSet(s Set) {
 	b.add(fmt.Sprintf("make set %q", s.Name), unix.NFT_MSG_NEWSET, netlink.Create, data)
 }
 
-// once gives each element of a set a limit of its own, of one packet, which is asked when
-// the element is added, be it there or not: of two processors one alone adds it. A packet
-// that could not spend the grant yet may come again after a tenth of a second.
+// once gives each element of a set a limit of its own, of one packet, which is evaluated
+// whenever the element is added, even if it is there already: when two processors add it
+// at the same time, only one of them succeeds. A packet that could not spend the grant yet
+// may come again after a tenth of a second.
 func once() attrs {
 	const second = 1
 	return attrs{}.str(unix.NFTA_EXPR_NAME, "limit").bytes(unix.NFTA_EXPR_DATA,
@@ -144,7 +145,7 @@ func (b *Batch) MakeChain(n Chain) {
 	b.add(fmt.Sprintf("make chain %q", n.Name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
 }
 
-// AddRule adds a rule behind those that the chain has.
+// AddRule adds a rule after those that the chain has.
 func (b *Batch) AddRule(chain string, r Rule) {
 	data := inTable(b.table).str(unix.NFTA_RULE_CHAIN, chain).
 		bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.Exprs)).bytes(unix.NFTA_RULE_USERDATA, userdata(r.What))
@@ -159,11 +160,11 @@ func (b *Batch) AddElements(set string, elems []Element) {
 	}
 }
 
-// SetElements gives elements their time, and removes those that have none left.
-// An element's time cannot be changed before Linux 6.12, and one that is not
-// there cannot be deleted before 6.3; to add, which leaves alone what is there,
-// to delete and to add again works everywhere, and as it is one transaction no
-// packet sees the gap.
+// SetElements sets the timeouts of elements, and removes those that have no time
+// left. Before Linux 6.12 the timeout of an element cannot be changed, and before
+// 6.3 an element that is not there cannot be deleted. Adding it (which leaves
+// alone one that is there), deleting it and adding it again works everywhere, and
+// since this is one transaction, no packet sees the gap.
 func (b *Batch) SetElements(set string, elems []Element) {
 	for part := range slices.Chunk(elems, maxElements) {
 		list := elementList(b.table, set, part)
@@ -207,7 +208,8 @@ func inTable(table string) attrs {
 	return attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(ofTable, table)
 }
 
-// refusal says which message it was; the 0th began the batch.
+// refusal returns the kernel's error about message i, with what that message was
+// to do; message 0 began the batch.
 func (b *Batch) refusal(i int, op *netlink.OpError) error {
 	err := op.Err
 	if op.Message != "" {
@@ -219,8 +221,8 @@ func (b *Batch) refusal(i int, op *netlink.OpError) error {
 	return fmt.Errorf("%s: %w", b.what[i-1], err)
 }
 
-// Ownership tries whether the kernel knows owner and persist, with a table that
-// nobody ever sees.
+// Ownership reports whether the kernel supports the flags owner and persist. It
+// tries them on a table that exists within one transaction only.
 func (c *Conn) Ownership() (bool, error) {
 	b := &Batch{table: c.table + "-probe"}
 	b.MakeTable(TableFlagOwner|TableFlagPersist, "probe")

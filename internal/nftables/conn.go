@@ -3,12 +3,12 @@
 // Package nftables speaks nf_tables' netlink protocol for one table of the family
 // inet: it writes transactions (Batch), reads the table and its sets back (Conn.Read),
 // and hears of changes by others (Conn.Watch). It decides nothing and knows of no
-// doors; internal/fence says what the table is to be.
+// doors; internal/fence says what the table should be.
 //
 // The messages are written byte by byte as the kernel shows them in its dumps
-// (nf_tables_api.c and linux/netfilter/nf_tables.h), so that what should be and what
-// is compare without interpretation. (The library google/nftables v0.3.0 sends no
-// table flags and user data, and no list of elements longer than 64 KiB.)
+// (nf_tables_api.c and linux/netfilter/nf_tables.h), so that the table as it should be
+// and the table as it is compare without interpretation. (The library google/nftables
+// v0.3.0 sends no table flags and user data, and no list of elements longer than 64 KiB.)
 package nftables
 
 import (
@@ -28,28 +28,28 @@ const (
 	maxElements = 512
 	elementSize = 96
 
-	// bufferSize bounds one transaction, which the kernel takes only in one
-	// piece: a million grants. It is a limit, not memory that is held.
+	// bufferSize bounds one transaction, which must reach the kernel in one
+	// piece; a million grants fit. It is a limit, not memory that is held.
 	bufferSize = 128 << 20
 )
 
-// Conn is a netlink connection to nf_tables, for the caller to Close. It is not safe
-// for concurrent use, but for Close. A table is owned by it, not by the process:
-// while it lives, no other socket changes an owned table.
+// Conn is a netlink connection to nf_tables, which the caller must Close. Except for
+// Close, it is not safe for concurrent use. The owner of an owned table is the
+// connection, not the process: while it is open, no other socket can change the table.
 //
-// Of its errors those that are nfnetlink.ErrBroken are of the connection itself, and
-// what became of the request is open. All others are the kernel's refusals, after
-// which nothing was done and the connection goes on.
+// An error that Is nfnetlink.ErrBroken is about the connection itself, and it is not
+// known what became of the request. All other errors are the kernel's refusals: nothing
+// was done, and the connection can still be used.
 type Conn struct {
 	Netlink *nfnetlink.Conn // for other subsystems of netfilter, while no answer is awaited
-	PortID  uint32          // of this end, as the kernel names the origin of a change
+	PortID  uint32          // of this end, by which the kernel names the origin of a change
 	NetNS   uint64          // names the socket's network namespace; 0 before Linux 5.14
 
 	table string
 }
 
-// Dial connects for changes to the table, and asks for the ruleset's generation, to tell a missing
-// privilege and a kernel without nf_tables from everything later.
+// Dial connects for changes to the table. It asks for the ruleset's generation, so that a missing
+// privilege and a kernel without nf_tables are reported here, by errors of their own.
 func Dial(table string) (*Conn, error) {
 	c, err := Connect(table)
 	if err != nil {
@@ -62,7 +62,7 @@ func Dial(table string) (*Conn, error) {
 	return c, nil
 }
 
-// Connect connects without any question, to read or to Watch.
+// Connect connects, without asking the kernel anything, for reading or for Watch.
 func Connect(table string) (*Conn, error) {
 	nl, err := nfnetlink.Dial()
 	if err != nil {
@@ -114,8 +114,8 @@ func (c *Conn) prepare() error {
 	return nil
 }
 
-// Generation is the number of the ruleset's last change by anybody. To ask for it
-// costs next to nothing, and tells that the connection stands.
+// Generation returns the number of the ruleset's last change by anybody. Asking for it
+// costs next to nothing, and shows that the connection works.
 func (c *Conn) Generation() (generation uint32, err error) {
 	read := nfnetlink.Fields{unix.NFTA_GEN_ID: nfnetlink.Number(&generation)}.Read
 	err = c.Netlink.Ask(message(unix.NFT_MSG_GETGEN, 0, nfnetlink.Header(unix.NFPROTO_UNSPEC)), func(m netlink.Message) error {
@@ -124,8 +124,8 @@ func (c *Conn) Generation() (generation uint32, err error) {
 	return generation, err
 }
 
-// force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
-// in a user namespace, where that does not count, it stays with the limit.
+// force sets the size of a buffer beyond the system's limit, as CAP_NET_ADMIN allows.
+// In a user namespace, where that capability does not count, the buffer stays as it is.
 func (c *Conn) force(option, size int) error {
 	err := c.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size) })
 	if err != nil && !errors.Is(err, unix.EPERM) {
@@ -134,7 +134,7 @@ func (c *Conn) force(option, size int) error {
 	return nil
 }
 
-// control does something with the socket itself.
+// control calls do with the socket's file descriptor.
 func (c *Conn) control(do func(fd int) error) error {
 	raw, err := c.Netlink.SyscallConn()
 	if err != nil {
@@ -145,7 +145,8 @@ func (c *Conn) control(do func(fd int) error) error {
 	return errors.Join(err, failed)
 }
 
-// Commit sends the transaction and waits for the kernel's word on it.
+// Commit sends the transaction and waits for the kernel's answer. It returns the first
+// refusal.
 func (c *Conn) Commit(b *Batch) error {
 	if len(b.msgs) == 0 {
 		return nil
@@ -175,7 +176,7 @@ func (c *Conn) Commit(b *Batch) error {
 		case refusal == nil:
 			refusal = b.refusal(int(i), refused)
 		}
-		// What is said of the batch as a whole may be all that is said.
+		// A refusal of the batch as a whole may be the only answer.
 		if sequence == first || sequence == last {
 			return refusal
 		}
@@ -185,8 +186,8 @@ func (c *Conn) Commit(b *Batch) error {
 // ErrInterrupted means that a list is not of one moment.
 var ErrInterrupted = errors.New("the ruleset changes faster than it can be read")
 
-// dump asks for a list, and asks again when the ruleset changed while it was
-// read. With ErrInterrupted it returns the list as read last.
+// dump asks for a list, up to five times if the ruleset changes while the list is
+// read. With ErrInterrupted it returns the list as it was read last.
 func (c *Conn) dump(what string, typ int, query attrs) (msgs []netlink.Message, err error) {
 	const tries = 5
 	for range tries {
@@ -207,7 +208,7 @@ func (c *Conn) dump(what string, typ int, query attrs) (msgs []netlink.Message, 
 
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
-// listing makes the question for a list.
+// listing makes the request for a list.
 func listing(typ int, query attrs) netlink.Message {
 	return message(typ, netlink.Dump, append(nfnetlink.Header(unix.NFPROTO_INET), query...))
 }

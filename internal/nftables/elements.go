@@ -16,10 +16,9 @@ import (
 	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
-// ReadElements returns a set's elements; those that have timed out are not
-// there any more. A set that the table does not have is an error. With
-// ErrInterrupted it returns elements too, of which few may be missing, or be there
-// twice.
+// ReadElements returns the elements of a set that have not timed out. A set that
+// the table does not have is an error. With ErrInterrupted it returns elements
+// too, but a few may be missing or appear twice.
 func (c *Conn) ReadElements(set string) ([]Element, error) {
 	msgs, err := c.dump("the elements of set "+strconv.Quote(set), unix.NFT_MSG_GETSETELEM, c.aboutSet(set))
 	if err != nil && !errors.Is(err, ErrInterrupted) {
@@ -34,9 +33,9 @@ func (c *Conn) ReadElements(set string) ([]Element, error) {
 	return elems, err
 }
 
-// EachElement calls each with the elements of a set as they come. In memory there
-// is never more than one message of them. With ErrInterrupted few may have been
-// missed, or come twice.
+// EachElement calls each for the elements of a set as they arrive, so that memory
+// never holds more than one message of them. With ErrInterrupted, a few elements
+// may have been missed or have come twice.
 func (c *Conn) EachElement(set string, each func(Element)) error {
 	interrupted := false
 	err := c.Netlink.Ask(listing(unix.NFT_MSG_GETSETELEM, c.aboutSet(set)), func(m netlink.Message) error {
@@ -59,10 +58,10 @@ func (c *Conn) aboutSet(set string) attrs {
 // Member is an element of a set.
 type Member struct{ Set, Key string }
 
-// Find calls each with the number of every member that the kernel has, and with what
-// it has there, which costs the same however many there are in its set. Where there
-// is no set or no table, there are no elements. The answers, a message each, must fit
-// into the socket's buffer.
+// Find calls found for every member that the kernel has, with its index in members and
+// the element. A look-up costs the same however many elements the set has. A set or
+// table that does not exist has no elements. The answers, one message each, must fit
+// into the socket's receive buffer.
 func (c *Conn) Find(members []Member, found func(i int, e Element)) error {
 	var questions []netlink.Message
 	for _, m := range members {
@@ -94,7 +93,7 @@ func (c *Conn) Find(members []Member, found func(i int, e Element)) error {
 	return refusal
 }
 
-// decodeElements calls each with all elements of a message.
+// decodeElements calls each for every element of a message.
 func decodeElements(m netlink.Message, each func(Element)) error {
 	var e Element
 	fields := nfnetlink.Fields{
@@ -107,8 +106,8 @@ func decodeElements(m netlink.Message, each func(Element)) error {
 			})
 		},
 		unix.NFTA_SET_ELEM_DATA: nfnetlink.Fields{unix.NFTA_DATA_VERDICT: nfnetlink.Fields{
-			// Any other verdict than to go to a chain is made to differ from all that
-			// is ever written, but for Dropped.
+			// Any verdict other than a goto gets a name that no chain has, so that it
+			// differs from everything that is ever written except Dropped.
 			unix.NFTA_VERDICT_CODE: func(ad *netlink.AttributeDecoder) {
 				if code := int32(ad.Uint32()); code != unix.NFT_GOTO {
 					e.Chain = fmt.Sprintf("verdict %d ", code)
@@ -133,9 +132,9 @@ func decodeElements(m netlink.Message, each func(Element)) error {
 	}.Read)
 }
 
-// millis is a time of ms milliseconds. The kernel takes 584 years, a Duration
-// holds half of that, and more than it holds must not come out as none left: the
-// grant would be there and nobody would see it.
+// millis returns a duration of ms milliseconds. The kernel accepts up to 584 years and
+// a Duration holds half of that. A longer time must not come out as none left: the
+// grant would exist and nobody would see it.
 func millis(ms uint64) time.Duration {
 	return time.Duration(min(ms, uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond
 }

@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Join has the kernel tell the connection of all changes to rulesets.
+// Join subscribes the connection to the kernel's notifications of all changes to rulesets.
 func (c *Conn) Join() error { return c.Netlink.JoinGroup(unix.NFNLGRP_NFTABLES) }
 
-// Watch calls changed when somebody else than the socket of number own changed the
-// table, or may have, until reading fails. The kernel tells of a transaction's
-// parts and last of all of the ruleset's new generation.
+// Watch calls changed whenever a socket other than the one whose port ID own returns
+// has changed the table, or may have, and returns the error when reading fails. The
+// kernel announces the parts of a transaction and then, last, the ruleset's new
+// generation.
 func (c *Conn) Watch(own func() uint32, changed func()) error {
 	concerned := false
 	for {
@@ -36,8 +37,8 @@ func (c *Conn) Watch(own func() uint32, changed func()) error {
 	}
 }
 
-// concerns says whether an event is about the table. One that cannot be read may
-// be.
+// concerns reports whether an event is about the table, or may be because it cannot
+// be read.
 func (c *Conn) concerns(event []byte) bool {
 	if len(event) < 4 || event[0] != unix.NFPROTO_INET {
 		return false
@@ -46,7 +47,7 @@ func (c *Conn) concerns(event []byte) bool {
 	if err != nil {
 		return true
 	}
-	// The table is the first attribute of all but the generation.
+	// Every event but that of a new generation has the table as its first attribute.
 	if ad.Next() {
 		return ad.Type() == 1 && ad.String() == c.table
 	}

@@ -34,7 +34,7 @@ func expression(name string, data attrs) Expr {
 	return Expr(attrs{}.bytes(unix.NFTA_LIST_ELEM, attrs{}.str(unix.NFTA_EXPR_NAME, name).bytes(unix.NFTA_EXPR_DATA, data)))
 }
 
-// Join makes of expressions what a Rule has.
+// Join puts expressions together as the Exprs of a Rule.
 func Join(parts ...[]Expr) []byte {
 	var b []byte
 	for _, part := range parts {
@@ -45,13 +45,13 @@ func Join(parts ...[]Expr) []byte {
 	return b
 }
 
-// Meta puts what is known of the packet beside its bytes into the first register:
-// NFT_META_*, of four bytes at most.
+// Meta puts a property of the packet that is not in its bytes into the first register:
+// NFT_META_*, four bytes at most.
 func Meta(key uint32) Expr {
 	return expression("meta", attrs{}.u32(unix.NFTA_META_KEY, key).u32(unix.NFTA_META_DREG, unix.NFT_REG_1))
 }
 
-// Cmp matches when the first register compares to v as op says: NFT_CMP_*.
+// Cmp matches when the first register compares to v as op (NFT_CMP_*) says.
 func Cmp(op uint32, v ...byte) Expr {
 	return expression("cmp", attrs{}.
 		u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1).
@@ -59,8 +59,9 @@ func Cmp(op uint32, v ...byte) Expr {
 		value(unix.NFTA_CMP_DATA, v))
 }
 
-// register gives a 32-bit register that begins a 128-bit one that one's number,
-// as the kernel does in its dumps.
+// register returns, for a 32-bit register at the beginning of a 128-bit one, the
+// number of the latter, as the kernel does in its dumps; any other r is returned as
+// it is.
 func register(r uint32) uint32 {
 	if n := r - unix.NFT_REG32_00; r >= unix.NFT_REG32_00 && n%4 == 0 {
 		return unix.NFT_REG_1 + n/4
@@ -80,7 +81,7 @@ func Payload(base, offset, length, reg uint32) Expr {
 // And masks the first register.
 func And(mask ...byte) Expr { return bitwise(mask, make([]byte, len(mask))) }
 
-// Xor turns bits of the first register over.
+// Xor inverts bits of the first register.
 func Xor(bits ...byte) Expr { return bitwise(slices.Repeat([]byte{0xff}, len(bits)), bits) }
 
 func bitwise(mask, xor []byte) Expr {
@@ -93,14 +94,14 @@ func bitwise(mask, xor []byte) Expr {
 		value(unix.NFTA_BITWISE_XOR, xor))
 }
 
-// CT puts what connection tracking knows of the packet into the first register:
-// NFT_CT_*.
+// CT puts what connection tracking knows about the packet (NFT_CT_*) into the first
+// register.
 func CT(key uint32) Expr {
 	return expression("ct", attrs{}.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).u32(unix.NFTA_CT_KEY, key))
 }
 
-// CTOf is ct for what a connection was like in one direction, before any address
-// was translated.
+// CTOf is CT for the keys that have a direction. In the original one, addresses and
+// ports are those before any translation.
 func CTOf(key uint32, direction uint8) Expr {
 	return expression("ct", attrs{}.
 		u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).
@@ -108,8 +109,8 @@ func CTOf(key uint32, direction uint8) Expr {
 		u8(unix.NFTA_CT_DIRECTION, direction))
 }
 
-// SetLabels adds labels to the connection. The kernel only ever adds to those
-// that are there (nft_ct_set_eval), and passes over what is not tracked.
+// SetLabels adds labels to the connection. The kernel keeps the labels that are
+// there (nft_ct_set_eval), and does nothing for a packet that is not tracked.
 func SetLabels(labels []byte) []Expr {
 	return []Expr{
 		expression("immediate", attrs{}.
@@ -121,13 +122,14 @@ func SetLabels(labels []byte) []Expr {
 	}
 }
 
-// Wildcard asks whether the full socket for the packet's addresses is bound to all
-// addresses: 1, or 0 for one that is bound to one. Without one the rule ends.
+// Wildcard puts into the first register whether the full socket for the packet's
+// addresses is bound to all addresses (1) or to one (0). If there is no such socket,
+// the rule ends.
 func Wildcard() Expr {
 	return expression("socket", attrs{}.u32(socketKey, socketWildcard).u32(socketDreg, unix.NFT_REG_1))
 }
 
-// Option asks whether the segment has an option: 1, or 0.
+// Option puts into the first register whether the TCP segment has an option: 1 or 0.
 func Option(kind uint8) Expr {
 	return expression("exthdr", attrs{}.
 		u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1).
@@ -138,7 +140,8 @@ func Option(kind uint8) Expr {
 		u32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT))
 }
 
-// FibType asks the routing table what kind of address the destination is.
+// FibType puts into the first register what type of address (RTN_*) the routing table
+// says the one is that flags (NFTA_FIB_F_*) select.
 func FibType(flags uint32) Expr {
 	return expression("fib", attrs{}.
 		u32(unix.NFTA_FIB_DREG, unix.NFT_REG_1).
@@ -149,7 +152,7 @@ func FibType(flags uint32) Expr {
 // In matches when the first register's key is in the set.
 func In(set string) Expr { return lookup(set, 0) }
 
-// NotIn matches when the first register is not in the set.
+// NotIn matches when the first register's key is not in the set.
 func NotIn(set string) Expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
 
 func lookup(set string, flags uint32) Expr {
@@ -159,7 +162,7 @@ func lookup(set string, flags uint32) Expr {
 		u32(unix.NFTA_LOOKUP_FLAGS, flags))
 }
 
-// VMap carries out the verdict that the map has for the first register.
+// VMap carries out the verdict that the map has for the first register's key.
 func VMap(set string) Expr {
 	return expression("lookup", attrs{}.
 		str(unix.NFTA_LOOKUP_SET, set).
@@ -171,12 +174,12 @@ func VMap(set string) Expr {
 // Delete removes the first register's key from the set.
 func Delete(set string) Expr { return dynset(dynsetDelete, set, 0) }
 
-// Update adds the first register's key to the set, or has it stay for ttl from now
-// on. What follows in the rule is not done when the set is full.
+// Update adds the first register's key to the set, or makes it stay for ttl from now
+// on. If the set is full, the rule ends.
 func Update(set string, ttl time.Duration) Expr { return dynset(dynsetUpdate, set, ttl) }
 
-// Add adds the first register's key to the set unless it is there, and matches
-// if its own limit lets it.
+// Add adds the first register's key to the set unless it is there, and matches if
+// the element's own limit allows it.
 func Add(set string, ttl time.Duration) Expr { return dynset(dynsetAdd, set, ttl) }
 
 func dynset(op uint32, set string, ttl time.Duration) Expr {
@@ -188,7 +191,7 @@ func dynset(op uint32, set string, ttl time.Duration) Expr {
 		u32(unix.NFTA_DYNSET_FLAGS, 0))
 }
 
-// Count counts the packet.
+// Count adds the packet to a counter.
 func Count(counter string) Expr {
 	return expression("objref", attrs{}.
 		str(unix.NFTA_OBJREF_IMM_NAME, counter).
@@ -207,7 +210,7 @@ func Unreachable() Expr {
 		u8(unix.NFTA_REJECT_ICMP_CODE, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 }
 
-// Verdict ends a rule: accept, drop, or go on in a chain.
+// Verdict ends a rule: it accepts or drops the packet, or continues in a chain.
 func Verdict(code int32, chain string) Expr {
 	return expression("immediate", attrs{}.
 		u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT).
@@ -225,7 +228,7 @@ func verdict(code int32, chain string) attrs {
 // Accept lets the packet pass.
 func Accept() Expr { return Verdict(PolicyAccept, "") }
 
-// Drop ends the packet without a word.
+// Drop discards the packet silently.
 func Drop() Expr { return Verdict(nfDrop, "") }
 
 // Verdicts of linux/netfilter.h.

@@ -23,7 +23,7 @@ var sameTable = gocmp.AllowUnexported(Table{}, Set{}, SetDef{}, Element{}, Chain
 // testTable is the table's name in tests.
 const testTable = "doorward"
 
-// drawTable makes a table.
+// drawTable makes a table from the choices of c.
 func drawTable(c *tape.Tape) *Table {
 	t := &Table{Flags: tape.Of(c, []uint32{0, TableFlagOwner, TableFlagOwner | TableFlagPersist}), Comment: string(printable(c.Bytes(c.Below(30))))}
 	for i := range c.Below(3) {
@@ -56,7 +56,7 @@ func drawTable(c *tape.Tape) *Table {
 
 func name(what string, i int) string { return what + string(rune('a'+i)) }
 
-// makeAll adds to b what makes the table.
+// makeAll adds to b the messages that make the table.
 func makeAll(b *Batch, t *Table) {
 	b.MakeTable(t.Flags, t.Comment)
 	for _, n := range t.Counters {
@@ -99,9 +99,9 @@ func (r *replies) spoil(c *tape.Tape) {
 	}
 }
 
-// FuzzTable holds that a table which was sent reads back as that table, and that
-// of a table which was tampered with on the way a second reader makes the same,
-// or refuses it as well: no answer is half believed.
+// FuzzTable checks that a table reads back as it was sent, and that a second reader
+// reads the same from answers that were tampered with, or refuses them as well: no
+// answer is half believed.
 func FuzzTable(f *testing.F) {
 	for _, s := range [][2]string{
 		{"", ""},
@@ -123,22 +123,22 @@ func FuzzTable(f *testing.F) {
 
 		got, err := r.dial().Read()
 		if err != nil {
-			t.Fatalf("the table does not read back: %v", err)
+			t.Fatalf("read the table back: %v", err)
 		}
 		if d := gocmp.Diff(want.inOneOrder(), got.inOneOrder(), sameTable, cmpopts.EquateEmpty()); d != "" {
-			t.Fatalf("the table reads back otherwise (-want +got):\n%s", d)
+			t.Fatalf("the table reads back differently (-want +got):\n%s", d)
 		}
 		r.spoil(tape.New(tampered))
 		got, err = r.dial().Read()
 		naive, sound := r.naive()
 		if sound != (err == nil) {
-			t.Fatalf("read: %v, but sound is %v", err, sound)
+			t.Fatalf("read: %v, but the second reader says sound = %v", err, sound)
 		}
 		if err != nil || got == nil && naive == nil {
 			return
 		}
 		if got == nil || naive == nil {
-			t.Fatalf("read %v, the second reader %v", got, naive)
+			t.Fatalf("read %v, but the second reader %v", got, naive)
 		}
 		if d := gocmp.Diff(naive.inOneOrder(), got.inOneOrder(), sameTable); d != "" {
 			t.Fatalf("two readers differ (-second +read):\n%s", d)
@@ -146,8 +146,8 @@ func FuzzTable(f *testing.F) {
 	})
 }
 
-// FuzzElements holds that elements which another encoder wrote as the kernel
-// does are read as they are, and that no grant is overlooked however long it is.
+// FuzzElements checks that elements are read as another encoder wrote them, in the
+// kernel's form, and that no grant is overlooked, however long it is.
 func FuzzElements(f *testing.F) {
 	for _, s := range []string{
 		"",
@@ -189,13 +189,13 @@ func FuzzElements(f *testing.F) {
 		}
 		for _, e := range got {
 			if e.Timed && e.Left < 0 {
-				t.Fatalf("%+v: less than no time", e)
+				t.Fatalf("%+v: negative time left", e)
 			}
 		}
 	})
 }
 
-// drawElement makes an element, and what writes it.
+// drawElement makes an element, and the function that encodes it.
 func drawElement(c *tape.Tape) (Element, func(*netlink.AttributeEncoder) error) {
 	e := Element{Key: string(c.Bytes(c.Below(20)))}
 	flags := c.Byte()
@@ -247,8 +247,9 @@ func printable(b []byte) []byte {
 	return word
 }
 
-// FuzzEvent holds that an event about the table is one whoever reads it, and
-// that one which cannot be read is taken for one: to look once more costs little.
+// FuzzEvent checks that two readers agree on which events are about the table, and
+// that an event that cannot be read counts as one, since checking once more costs
+// little.
 func FuzzEvent(f *testing.F) {
 	seed := func(b attrs) { f.Add([]byte(b)) }
 	seed(inTable(testTable))
@@ -263,7 +264,7 @@ func FuzzEvent(f *testing.F) {
 		if len(data) >= 4 && data[0] == unix.NFPROTO_INET {
 			l, sound := attributes(data[4:])
 			about := len(l) > 0 && l[0].typ == 1 && l[:1].str(1) == testTable
-			// What stands behind a sound beginning need not be looked at.
+			// What follows a sound first attribute need not be read.
 			if want = about || !sound; want != got && len(l) > 0 {
 				want = about
 			}
@@ -274,8 +275,8 @@ func FuzzEvent(f *testing.F) {
 	})
 }
 
-// FuzzUserdata holds that a comment is read as it was written, and that two ways
-// read anything alike.
+// FuzzUserdata checks that a comment reads back as it was written, and that two
+// readers read the same from any bytes.
 func FuzzUserdata(f *testing.F) {
 	f.Add([]byte(""), "")
 	f.Add([]byte("\x01\x02ab\x00\x04abc\x00"), "opened before")

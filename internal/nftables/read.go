@@ -12,25 +12,25 @@ import (
 	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
-// ofTable is the attribute that names the table, of tables and of all in them:
-// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and so on.
+// ofTable is the attribute that names the table, in messages about tables and about
+// everything in them: NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and so on.
 const ofTable = 1
 
-// NFTA_TABLE_OWNER and NFTA_TABLE_USERDATA, of linux/netfilter/nf_tables.h.
+// NFTA_TABLE_USERDATA and NFTA_TABLE_OWNER of linux/netfilter/nf_tables.h.
 const (
 	tableUserdata = 6
 	tableOwner    = 7
 )
 
 // Flags of a table, of linux/netfilter/nf_tables.h: it belongs to one socket
-// (5.12), and does not go away with it (6.9).
+// (since Linux 5.12), and outlives that socket (since 6.9).
 const (
 	TableFlagOwner   = 0x2
 	TableFlagPersist = 0x4
 )
 
-// Read returns the kernel's table, nil when there is none. With ErrInterrupted it
-// returns one too, whose lists are not all of one moment.
+// Read returns the kernel's table, or nil if there is none. With ErrInterrupted it
+// returns a table too, but its lists are not all of one moment.
 func (c *Conn) Read() (*Table, error) {
 	t, err := c.ReadTable()
 	if t == nil {
@@ -47,10 +47,10 @@ func (c *Conn) Read() (*Table, error) {
 	return t, err
 }
 
-// list asks for a list of things in tables, or of tables, and reads each into where
-// fields lead. Then it calls next, which takes what was read and makes room for more;
-// ours is false for what is not in the table. That the list is not of one moment it
-// says when all is read.
+// list asks for a list of tables, or of things in them, and reads each item into the
+// variables that fields point to. Then it calls next, which uses what was read and
+// resets the variables; ours is false for an item that is not the table's. A list that
+// is not of one moment is read to its end before list returns ErrInterrupted.
 func (c *Conn) list(what string, typ int, query attrs, fields nfnetlink.Fields, next func(ours bool)) error {
 	var table string
 	fields[ofTable] = nfnetlink.Text(&table)
@@ -74,7 +74,7 @@ func (c *Conn) countersOf(t *Table) error {
 	return err
 }
 
-// ReadTable returns the table alone, without what is in it.
+// ReadTable returns the table without its contents, or nil if there is none.
 func (c *Conn) ReadTable() (found *Table, err error) {
 	var t Table
 	err = c.list("tables", unix.NFT_MSG_GETTABLE, nil, nfnetlink.Fields{
@@ -90,7 +90,7 @@ func (c *Conn) ReadTable() (found *Table, err error) {
 	return found, err
 }
 
-// ReadCounters calls counter with each of the table's counters.
+// ReadCounters calls counter for each of the table's counters.
 func (c *Conn) ReadCounters(counter func(name string, packets uint64)) error {
 	var name string
 	var packets uint64
@@ -126,7 +126,8 @@ func (c *Conn) ReadSets(t *Table) error {
 	})
 }
 
-// readElementsOf reads the elements of those sets that do not move by themselves.
+// readElementsOf reads the elements of the interval sets, which do not change by
+// themselves.
 func (c *Conn) readElementsOf(t *Table) (err error) {
 	for i := range t.Sets {
 		s := &t.Sets[i]
@@ -183,13 +184,13 @@ func (c *Conn) readRules(t *Table) error {
 	})
 }
 
-// comment reads the comment out of nft's user data.
+// comment reads the comment in nft's user data.
 func comment(to *string) func(*netlink.AttributeDecoder) {
 	return func(ad *netlink.AttributeDecoder) { *to = commentIn(ad.Bytes()) }
 }
 
-// commentIn reads nft's user data of tables and rules: type, length, value, of
-// which type 0 is the comment with a closing zero.
+// commentIn returns the comment in nft's user data of a table or a rule, which is a
+// sequence of type, length and value. Type 0 is the comment, with a closing zero.
 func commentIn(b []byte) string {
 	for len(b) >= 2 {
 		n := int(b[1])

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// naive reads the table out of the answers; false if one of those that must be
-// looked at is not sound.
+// naive reads the table from the answers. It returns false if an answer that must be
+// read is not sound.
 func (r *replies) naive() (t *Table, sound bool) {
 	tables, ok := r.lists(unix.NFT_MSG_GETTABLE)
 	for _, l := range tables {
@@ -42,7 +42,7 @@ func (r *replies) naive() (t *Table, sound bool) {
 	return t, ok && r.naiveSets(t) && r.naiveChains(t)
 }
 
-// lists cuts up the answers to a question.
+// lists splits the answers to a request.
 func (r *replies) lists(question int) ([]attributeList, bool) {
 	var all []attributeList
 	for _, m := range r.kept[question] {
@@ -95,7 +95,7 @@ func (r *replies) naiveElements(set string) ([]Element, bool) {
 		}
 		l, whole := attributes(m.Data[4:])
 		if l.str(unix.NFTA_SET_ELEM_LIST_SET) != set {
-			continue // the kernel gives what was asked for
+			continue // the kernel sends only the set that was asked for
 		}
 		lists, ok := l.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		if !whole || !ok {
@@ -122,7 +122,7 @@ func naiveElement(l attributeList) (Element, bool) {
 	_, timed := l.last(unix.NFTA_SET_ELEM_TIMEOUT)
 	e := Element{End: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, Timed: timed}
 	ms := new(big.Int).SetUint64(l.number(unix.NFTA_SET_ELEM_EXPIRATION))
-	e.Left = longest // of 292 years, where the kernel allows more
+	e.Left = longest // 292 years; the kernel allows more
 	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))).IsInt64() {
 		e.Left = time.Duration(ms.Int64())
 	}
@@ -186,8 +186,8 @@ func (r *replies) naiveChains(t *Table) bool {
 	return ok && whole
 }
 
-// naiveComment reads nft's user data: the first thing of type 0, if all that is
-// before it and itself is whole.
+// naiveComment returns the first item of type 0 in nft's user data, if that item and
+// all before it are whole.
 func naiveComment(b []byte) string {
 	if len(b) < 2 || len(b) < 2+int(b[1]) {
 		return ""
@@ -198,8 +198,8 @@ func naiveComment(b []byte) string {
 	return naiveComment(b[2+int(b[1]):])
 }
 
-// inOneOrder sorts the elements of a table's sets by all that they are: equal
-// keys have no order among themselves.
+// inOneOrder sorts the elements of a table's sets by all their fields, since elements
+// with equal keys have no order among themselves.
 func (t *Table) inOneOrder() *Table {
 	for _, s := range t.Sets {
 		oneOrder(s.Elems)

@@ -13,10 +13,11 @@ import (
 	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
-// replies is a kernel that answers lists with what it was given, right or
-// wrong. It is a netlink.Socket, so that all of conn's reading runs over it.
+// replies is a fake kernel that answers requests for lists with the messages that it
+// holds, right or wrong. It is a netlink.Socket, so that all code of Conn that reads
+// runs over it.
 type replies struct {
-	kept  map[int][]netlink.Message // by the type of the question
+	kept  map[int][]netlink.Message // by the type of the request
 	asked netlink.Message
 }
 
@@ -25,9 +26,9 @@ func (r *replies) dial() *Conn {
 	return &Conn{Netlink: &nfnetlink.Conn{Conn: netlink.NewConn(r, 7)}, table: testTable}
 }
 
-// keep takes in the transaction's messages as the kernel does those about new
-// things: it lists them as they were sent, and every list's question is the
-// number after that.
+// keep stores the messages of a transaction that creates things. The kernel lists
+// such things as they were sent, and the type of the request for each list is one more
+// than the type of the message that creates.
 func (r *replies) keep(b *Batch) {
 	for _, m := range b.msgs {
 		question := int(m.Header.Type)&0xff + 1
@@ -57,7 +58,7 @@ func (r *replies) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	}
 }
 
-// What netlink.Socket wants beside that.
+// The other methods of netlink.Socket.
 
 func (r *replies) Close() error                           { return nil }
 func (r *replies) SendMessages(m []netlink.Message) error { return nil }
@@ -66,8 +67,8 @@ func (r *replies) SetDeadline(time.Time) error            { return nil }
 func (r *replies) SetReadDeadline(time.Time) error        { return nil }
 func (r *replies) SetWriteDeadline(time.Time) error       { return nil }
 
-// The second reader: it knows attributes from linux/netlink.h alone, reads a
-// message into a list first, and looks then.
+// The second reader. It is written from linux/netlink.h alone, and reads a message
+// into a list before it looks at any attribute.
 
 type attribute struct {
 	typ  int
@@ -76,9 +77,9 @@ type attribute struct {
 
 type attributeList []attribute
 
-// attributes cuts a message up, and says whether all of it is attributes: whole
-// ones, on multiples of four bytes. One of length 0 has nothing in it, as the
-// library has it; the kernel makes none.
+// attributes splits a message, and reports whether it consists of whole attributes
+// that begin at multiples of four bytes. An attribute of length 0 is taken as empty,
+// as the library does; the kernel makes none.
 func attributes(b []byte) (attributeList, bool) {
 	var all attributeList
 	for at := 0; at < len(b); {
@@ -124,7 +125,7 @@ func (l attributeList) number(typ int) uint64 {
 	return n
 }
 
-// sound says whether those of the types are numbers of size bytes, all of them.
+// sound reports whether all attributes of the types are numbers of size bytes.
 func (l attributeList) sound(size int, types ...int) bool {
 	for _, a := range l {
 		for _, typ := range types {
@@ -136,7 +137,7 @@ func (l attributeList) sound(size int, types ...int) bool {
 	return true
 }
 
-// nested cuts up all attributes of a type, or (typ < 0) of any.
+// nested splits all attributes of a type, or of any type if typ < 0.
 func (l attributeList) nested(typ int) ([]attributeList, bool) {
 	var all []attributeList
 	for _, a := range l {

@@ -9,7 +9,7 @@ import (
 )
 
 // Table is a table of the family inet, as it should be or as the kernel has it,
-// without what moves by itself: elements that time out, counts.
+// without what changes by itself: elements that time out, and counts.
 type Table struct {
 	Flags    uint32
 	Owner    uint32 // netlink port of the owner; only as read
@@ -23,26 +23,26 @@ type Table struct {
 type Set struct {
 	Name    string
 	Def     SetDef
-	Elems   []Element // of interval sets, sorted; others are not the table's
+	Elems   []Element // of interval sets only, sorted
 	Lengths []uint32  // of a concatenated key's fields; only to create
 	Size    uint32    // elements it can hold, 0 for the kernel's choice; only to create
-	Udata   []byte    // what nft is to know of its type; only to create
-	Count   int       // elements, those that have timed out with them; only as read, and -1 before Linux 6.16
+	Udata   []byte    // user data from which nft knows its type; only to create
+	Count   int       // elements, including those that have timed out; only as read, and -1 before Linux 6.16
 }
 
 // SetDef is what makes two sets the same kind of set.
 type SetDef struct {
 	Flags, KeyType, KeyLen, DataType, GCInterval uint32
 
-	Once bool // to add an element is granted to one packet and not to others at the same time
+	Once bool // of packets that add the same element at the same time, only one succeeds
 }
 
 // Element is a member of a set: a key, the end of an interval (the first key
-// behind it), or a key and the chain to go to.
+// after it), or a key and the chain to go to.
 type Element struct {
 	Key   string
 	End   bool
-	Chain string        // Dropped for no chain, but the packet's end
+	Chain string        // or Dropped, if the packet is to be dropped
 	Timed bool          // it has a timeout; only as read
 	Left  time.Duration // until it times out, at least a millisecond
 }
@@ -57,7 +57,7 @@ type Chain struct {
 	Rules []Rule
 }
 
-// Hook is where a base chain hangs.
+// Hook is the place where a base chain is attached.
 type Hook struct {
 	Kind     string
 	Number   uint32
@@ -65,11 +65,11 @@ type Hook struct {
 	Policy   uint32
 }
 
-// Rule is compared whole: its purpose, which nft shows as its comment, and the
-// bytes of its expressions.
+// Rule is a rule: its purpose, which nft shows as its comment, and the bytes of its
+// expressions. Rules are compared whole.
 type Rule struct{ What, Exprs string }
 
-// Set returns the set of that name, nil if there is none.
+// Set returns the set of that name, or nil if there is none.
 func (t *Table) Set(name string) *Set {
 	i := slices.IndexFunc(t.Sets, func(s Set) bool { return s.Name == name })
 	if i < 0 {
@@ -78,7 +78,7 @@ func (t *Table) Set(name string) *Set {
 	return &t.Sets[i]
 }
 
-// Chain returns the chain of that name, nil if there is none.
+// Chain returns the chain of that name, or nil if there is none.
 func (t *Table) Chain(name string) *Chain {
 	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name })
 	if i < 0 {
@@ -87,7 +87,7 @@ func (t *Table) Chain(name string) *Chain {
 	return &t.Chains[i]
 }
 
-// SortElements puts elements into the order in which interval sets are compared.
+// SortElements sorts elements into the order in which interval sets are compared.
 func SortElements(e []Element) {
 	slices.SortFunc(e, func(a, b Element) int {
 		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Chain, b.Chain))

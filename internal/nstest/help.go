@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Gate makes a server and a visitor, linked: 192.0.2.1 and 2001:db8::1 are the
-// server's addresses, 192.0.2.2 and 2001:db8::2 the visitor's.
+// Gate makes a server and a visitor and links them. The server's addresses are
+// 192.0.2.1 and 2001:db8::1, the visitor's 192.0.2.2 and 2001:db8::2.
 func Gate(t testing.TB) (server, visitor *NS) {
 	t.Helper()
 	server, visitor = New(t), New(t)
@@ -23,7 +23,8 @@ func Gate(t testing.TB) (server, visitor *NS) {
 	return server, visitor
 }
 
-// Ranges are the ranges of ports that a list spells, such as "22/tcp".
+// Ranges parses ranges of ports, such as "22/tcp". One that cannot be parsed fails
+// the test.
 func Ranges(t testing.TB, list ...string) []port.Range {
 	t.Helper()
 	var all []port.Range
@@ -37,19 +38,19 @@ func Ranges(t testing.TB, list ...string) []port.Range {
 	return all
 }
 
-// Eventually waits until ok, which another process or the kernel brings about; a
-// test in which that does not happen within 20 seconds fails.
+// Eventually waits until ok returns true, which another process or the kernel brings
+// about. If that takes more than 20 seconds, the test fails.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("still not: %s", what)
+			t.Fatalf("not within 20 seconds: %s", what)
 		}
 	}
 }
 
-// Becomes waits as Eventually does until f returns want; the test fails with what
-// it returned last.
+// Becomes waits, as Eventually does, until f returns want. If that does not happen,
+// the test fails with what f returned last.
 func Becomes(t testing.TB, what string, want []string, f func() []string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -63,10 +64,10 @@ func Becomes(t testing.TB, what string, want []string, f func() []string) {
 	}
 }
 
-// Session starts a program that answers each line with the same, or with that
-// behind before, such as a cat by ssh. What say says is answered, or the test
-// fails; end ends the session, and fails the test if the program does. Without end
-// it is killed when the test ends.
+// Session starts a program that answers each line with the same line after the prefix
+// before, such as a cat over ssh. The function say sends a line, and fails the test if
+// it is not answered; end ends the session, and fails the test if the program fails.
+// If end is not called, the program is killed when the test ends.
 func Session(t testing.TB, program *exec.Cmd, before string) (say func(line string), end func()) {
 	t.Helper()
 	in, err := program.StdinPipe()
@@ -85,17 +86,17 @@ func Session(t testing.TB, program *exec.Cmd, before string) (say func(line stri
 	say = func(line string) {
 		t.Helper()
 		if _, err := fmt.Fprintln(in, line); err != nil {
-			t.Fatalf("the session does not hear %q: %v", line, err)
+			t.Fatalf("send %q to the session: %v", line, err)
 		}
 		if !lines.Scan() || lines.Text() != before+line {
-			t.Fatalf("the session answers %q to %q: %v", lines.Text(), line, lines.Err())
+			t.Fatalf("the session answers %q with %q: %v", line, lines.Text(), lines.Err())
 		}
 	}
 	return say, func() {
 		t.Helper()
 		in.Close()
 		if err := program.Wait(); err != nil {
-			t.Errorf("the session: %v", err)
+			t.Errorf("end the session: %v", err)
 		}
 	}
 }

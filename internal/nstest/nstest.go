@@ -2,8 +2,8 @@
 
 // Package nstest makes network namespaces for tests, so that real programs meet
 // over real links while the machine's own firewall, interfaces and sshd stay
-// as they are. It needs root; without it a test is skipped and says so, except
-// in CI (the environment has CI=true), where a skipped test is a failed one.
+// as they are. It needs root; without root a test is skipped and says so, except
+// in CI (the environment has CI=true), where it fails instead.
 package nstest
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// NS is a network namespace with its loopback interface up. It is removed when
-// the test that made it ends; processes started in it are the test's to end.
+// NS is a network namespace with its loopback interface up. It is removed when the
+// test that made it ends. The test must end the processes that it started in it.
 type NS struct {
 	Name string // as `ip netns` knows it
 	t    testing.TB
@@ -79,7 +79,7 @@ func New(t testing.TB) *NS {
 	return n
 }
 
-// Path is the file that stands for the namespace.
+// Path returns the path of the file that stands for the namespace.
 func (n *NS) Path() string { return "/run/netns/" + n.Name }
 
 // Do runs f on a thread of its own inside the namespace and waits for it.
@@ -101,7 +101,7 @@ func (n *NS) Do(f func() error) {
 }
 
 // Command is exec.CommandContext inside the namespace. The process that it
-// starts is the program itself (nsenter replaces itself), so its id is the
+// starts is the program itself (nsenter replaces itself), so its process ID is the
 // program's.
 func (n *NS) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter",
@@ -141,8 +141,8 @@ func (n *NS) Dial(network, address string) net.Conn {
 
 // Link joins two namespaces with a veth pair and gives each end its addresses
 // (in CIDR form, e.g. "192.0.2.1/24", "2001:db8::1/64"). IPv6 addresses are
-// usable at once (no duplicate address detection). It returns, when packets
-// flow, the names of the two ends.
+// usable at once (no duplicate address detection). When packets flow, it returns
+// the names of the two ends.
 func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 	a.t.Helper()
 	id := strconv.Itoa(int(serial.Add(1)))
@@ -167,8 +167,8 @@ func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 	return ifA, ifB
 }
 
-// awaitCarrier returns when packets flow over the interface: the kernel brings a
-// carrier up in its own time, which may be a second later.
+// awaitCarrier returns when packets flow over the interface. The kernel brings a
+// carrier up asynchronously, perhaps a second later.
 func (n *NS) awaitCarrier(name string) {
 	n.t.Helper()
 	n.Do(func() error {
@@ -187,8 +187,8 @@ func (n *NS) awaitCarrier(name string) {
 	})
 }
 
-// inThread runs f on a locked thread that is thrown away afterwards, so that
-// no other goroutine is ever scheduled onto a thread in a foreign namespace.
+// inThread runs f on a locked thread that ends afterwards, so that no other
+// goroutine is ever scheduled onto a thread in a foreign namespace.
 func inThread(t testing.TB, f func() error) {
 	t.Helper()
 	done := make(chan error, 1)

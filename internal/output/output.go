@@ -1,7 +1,6 @@
-// Package output prints what the commands have to say: in columns and in lines no
-// wider than a terminal, in colours where they are wanted, times and amounts as people
-// write them, and JSON for scripts. What is printed of strangers' text goes through
-// Text or JSON.
+// Package output formats what the commands print: columns, and lines no wider than the
+// terminal, colours where they are wanted, times and amounts as people write them, and
+// JSON for scripts. Strangers' text is printed through Text or JSON.
 package output
 
 import (
@@ -21,21 +20,21 @@ import (
 	"github.com/doorward/doorward/internal/legible"
 )
 
-// IsTerminal says whether f, one of the env's streams, is a terminal.
+// IsTerminal reports whether f, a standard stream, is a terminal.
 func IsTerminal(f any) bool {
 	file, ok := f.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// Styles are how words are set off. The zero value leaves all of them plain. Only the
+// Styles are how words are highlighted. The zero value leaves all of them plain. Only the
 // terminal's own 16 colours are used, so that they fit its background.
 type Styles struct {
 	Title, Faint, Good, Warn, Bad lipgloss.Style
 }
 
 // StylesFor returns the styles for w: plain unless it is a terminal that shows colours
-// and whose user wants them. getenv is the environment, of which NO_COLOR and TERM say
-// that.
+// and whose user wants them, according to NO_COLOR and TERM in the environment, which
+// getenv reads.
 func StylesFor(w io.Writer, getenv func(string) string) Styles {
 	if !IsTerminal(w) || getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
 		return Styles{}
@@ -49,11 +48,11 @@ func StylesFor(w io.Writer, getenv func(string) string) Styles {
 	}
 }
 
-// Columns sets cells in columns that are as wide as their widest cell so far, two
+// Columns arranges cells in columns that are as wide as their widest cell so far, two
 // spaces apart. The zero value is ready to use.
 type Columns struct{ widths []int }
 
-// Fit makes room for the cells. The last cell of a line needs none.
+// Fit makes the columns wide enough for the cells. The last cell of a line needs no room.
 func (c *Columns) Fit(cells ...string) {
 	for i, cell := range cells[:len(cells)-1] {
 		if i == len(c.widths) {
@@ -76,13 +75,13 @@ func (c *Columns) Line(cells ...string) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// Before returns the cells as the beginning of a line, up to where the column after
-// them begins.
+// Before returns the cells as the beginning of a line, padded up to the column after
+// them.
 func (c *Columns) Before(cells ...string) string {
 	return strings.TrimSuffix(c.Line(slices.Concat(cells, []string{"."})...), ".")
 }
 
-// Others is how wide all columns but the last are, with the space behind each.
+// Others returns how wide all columns but the last are, with the space after each.
 func (c *Columns) Others() (width int) {
 	for _, w := range c.widths {
 		width += w + 2
@@ -104,7 +103,7 @@ func Table(styles Styles, head []string, rows [][]string) []string {
 	return lines
 }
 
-// Width is how many columns a terminal has, 0 where w is none.
+// Width returns how many columns w has, 0 if it is not a terminal.
 func Width(w io.Writer) int {
 	file, ok := w.(interface{ Fd() uintptr })
 	if !ok {
@@ -117,8 +116,7 @@ func Width(w io.Writer) int {
 	return width
 }
 
-// PlainWidth is how wide text is that is written in paragraphs where there is no
-// terminal.
+// PlainWidth is how wide paragraphs are if there is no terminal.
 const PlainWidth = 80
 
 // Wrap breaks text between words into lines of at most width columns, where the words
@@ -139,8 +137,8 @@ func Wrap(text string, width int) []string {
 	return lines
 }
 
-// Hang is wrap behind a beginning, in whose place the lines after the first have
-// blanks.
+// Hang is like Wrap, but the first line begins with begin, and the others with blanks of
+// the same width.
 func Hang(begin, text string, width int) []string {
 	indent := lipgloss.Width(begin)
 	lines := Wrap(text, max(0, width-indent))
@@ -157,8 +155,8 @@ func Hang(begin, text string, width int) []string {
 }
 
 // Text makes text safe to print: what came from a log line or a visitor
-// must not move the cursor, colour the terminal or turn the writing round.
-// Whatever the daemon says is printed through here or JSON.
+// must not move the cursor, colour the terminal or reverse the text's direction.
+// Whatever the daemon says is printed through Text or JSON.
 func Text(s string) string { return legible.Text(s) }
 
 // JSON prints the object v with the version of the API (control.Versioned), with
@@ -180,8 +178,8 @@ func JSON(w io.Writer, v any, indent string) error {
 	return err
 }
 
-// Spell writes a duration as people say it, in its two largest units. Started
-// seconds count whole, so that a countdown says 0s only when it is over.
+// Spell returns a duration as people say it, in its two largest units. It rounds up to
+// whole seconds, so that a countdown says 0s only when it is over.
 func Spell(d time.Duration) string {
 	s := int64(max(0, (d+time.Second-1)/time.Second))
 	switch {
@@ -195,8 +193,8 @@ func Spell(d time.Duration) string {
 	return fmt.Sprintf("%dd %02dh", s/86400, s/3600%24)
 }
 
-// Clock writes t in now's zone: the time alone when it is the same day, else
-// whole.
+// Clock returns t in now's zone: the time alone if it is the same day, otherwise
+// with the date and the zone.
 func Clock(t, now time.Time) string {
 	t = t.In(now.Location())
 	if SameDay(t, now) {
@@ -205,12 +203,12 @@ func Clock(t, now time.Time) string {
 	return t.Format("2006-01-02 15:04 MST")
 }
 
-// SameDay says whether it is the same day in now's zone.
+// SameDay reports whether t and now are on the same day in now's zone.
 func SameDay(t, now time.Time) bool {
 	return t.In(now.Location()).Format(time.DateOnly) == now.Format(time.DateOnly)
 }
 
-// Counted writes "1 grant", "2 grants".
+// Counted returns n and the noun: "1 grant", "2 grants".
 func Counted(n int, one string) string {
 	if n == 1 {
 		return "1 " + one
@@ -221,7 +219,7 @@ func Counted(n int, one string) string {
 	return fmt.Sprintf("%d %ss", n, one)
 }
 
-// OrDash is Text, and "-" for what is not there.
+// OrDash is like Text, but returns "-" for an empty text.
 func OrDash(s string) string {
 	if s == "" {
 		return "-"

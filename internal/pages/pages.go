@@ -1,9 +1,9 @@
 // Package pages reads doorward's documentation for tests: the blocks of code on a
-// page, and the commands in them. It knows as much of Markdown and of sh as the
+// page, and the commands in them. It understands as much of Markdown and of sh as the
 // pages use, and judges nothing.
 //
-// A block of code says by its title where it is typed, and by comments in front of
-// it what a test is to make of it:
+// The title of a block of code says where it is typed, and comments before it say what
+// a test is to do with it:
 //
 //	<!-- test: exit 255 -->
 //	```sh title="on your machine"
@@ -39,8 +39,8 @@ type Block struct {
 // At is where a block is, for messages.
 func (b *Block) At() string { return fmt.Sprintf("%s:%d", b.Page, b.Line) }
 
-// Read reads the pages in or below the paths, which are relative to the
-// repository's root: files and directories, of which those files are read whose names end in .md.
+// Read reads the pages at or below the paths, which are files and directories relative to
+// the repository's root. Only files whose names end in .md are pages.
 func Read(root string, paths ...string) ([]Page, error) {
 	var all []Page
 	for _, path := range paths {
@@ -72,7 +72,7 @@ var (
 	span    = regexp.MustCompile("`([^`\n]+)`")
 )
 
-// Blocks are the page's blocks of code in order, fenced and indented ones.
+// Blocks returns the page's blocks of code in order, fenced and indented ones.
 func (p *Page) Blocks() ([]*Block, error) {
 	var all []*Block
 	var fenced, indented *Block
@@ -91,7 +91,7 @@ func (p *Page) Blocks() ([]*Block, error) {
 			indent = open[1]
 			fenced = &Block{Page: p.Name, Line: n + 2, Language: open[2], Title: open[3], Notes: notes}
 		case strings.HasPrefix(strings.TrimSpace(line), "```"):
-			return nil, fmt.Errorf("%s:%d: %q begins no block of code that is understood", p.Name, n+1, line)
+			return nil, fmt.Errorf("%s:%d: %q does not begin a block of code that is understood", p.Name, n+1, line)
 		case isCode && (indented != nil || blank):
 			if indented == nil {
 				indented = &Block{Page: p.Name, Line: n + 1, Notes: notes}
@@ -116,7 +116,7 @@ func (p *Page) Blocks() ([]*Block, error) {
 	return all, nil
 }
 
-// Spans are the pieces of code within the page's text, those in blocks left out.
+// Spans returns the pieces of code within the page's text, without those in blocks.
 func (p *Page) Spans() []string {
 	var all []string
 	inside := false

@@ -30,8 +30,8 @@ func TestBlocks(t *testing.T) {
 func TestBlocksThatAreNotUnderstood(t *testing.T) {
 	for text, want := range map[string]string{
 		"x\n```sh\nls\n":                        "a.md:3: the block of code does not end",
-		"```sh {linenums=1}\nls\n```\n":         "a.md:1: \"```sh {linenums=1}\" begins no block of code that is understood",
-		"```sh title=on-the-gateway\nls\n```\n": "a.md:1: \"```sh title=on-the-gateway\" begins no block of code that is understood",
+		"```sh {linenums=1}\nls\n```\n":         "a.md:1: \"```sh {linenums=1}\" does not begin a block of code that is understood",
+		"```sh title=on-the-gateway\nls\n```\n": "a.md:1: \"```sh title=on-the-gateway\" does not begin a block of code that is understood",
 	} {
 		if _, err := (&Page{"a.md", text}).Blocks(); err == nil || err.Error() != want {
 			t.Errorf("%q: got %v, want %q", text, err, want)

@@ -2,9 +2,10 @@ package pages
 
 import "strings"
 
-// Commands takes lines of sh apart: a list of words for each command in them, and
-// for each that stands in another's quotes. Quotes are taken off, comments and
-// redirections left out. What a word stands for ($HOME, *.deb) is not looked at.
+// Commands splits lines of sh into commands, each a list of words, and includes those
+// in the quotes of others. Quotes are removed and comments left out; a redirection ends
+// the command, and its file is a command of its own. Words ($HOME, *.deb) are not
+// expanded.
 func Commands(text string) [][]string {
 	s := &splitter{}
 	runes := []rune(strings.ReplaceAll(text, "\\\n", " "))
@@ -43,7 +44,7 @@ type splitter struct {
 	all   [][]string
 	words []string
 	word  strings.Builder
-	begun bool // there is a word, if an empty one
+	begun bool // there is a word, perhaps an empty one
 	quote rune // the quote that is open, 0 for none
 }
 

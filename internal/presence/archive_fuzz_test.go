@@ -23,10 +23,10 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// FuzzArchive reads a compressed log, and what its library makes of it as a plain one:
-// whatever is in it and however it is damaged, both have the same last login.
-// It holds as well what the reading costs, what the operator is told, and that
-// who was told to stop and looks again knows the same.
+// FuzzArchive reads a compressed log, and its text, as decompressed by a library alone,
+// as a plain log: whatever is in it and however it is damaged, both have the same last
+// login. It also checks what reading costs, which warnings there are, and that the result
+// is the same after a read was stopped and started again.
 func FuzzArchive(f *testing.F) {
 	good := zip(f, noise("05:00")+in("07:40", "alice")+noise("07:45")+in("07:50", "bob"))
 	flipped := bytes.Clone(good)
@@ -49,7 +49,7 @@ func FuzzArchive(f *testing.F) {
 		f.Add(z, []byte(nil))
 		f.Add(z[:len(z)-5], []byte(nil))
 		f.Add(append(bytes.Clone(z), z...), []byte(nil))
-		f.Add(append([]byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3}, z...), []byte(nil)) // RFC 8878, 3.1.2: to be skipped
+		f.Add(append([]byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3}, z...), []byte(nil)) // a skippable frame, RFC 8878, 3.1.2
 	}
 	f.Add([]byte("\x28\xb5\x2f\xfd\x00\x88\x01\x00\x00"), []byte(nil)) // a window of 128 MiB
 	f.Add([]byte("BZh9\x17\x72\x45\x38\x50\x90\x00\x00\x00\x00"), []byte(nil))
@@ -70,7 +70,7 @@ func FuzzArchive(f *testing.F) {
 		h := &archiveCase{t: t, dir: dir, kind: kindOf(archive)}
 		h.most = most / h.kind.slow
 		h.inflate(archive)
-		h.write("none", "\n") // data, so that a damaged archive is not all there is
+		h.write("none", "\n") // data, so that a damaged archive is not the only file
 		h.write("log"+h.kind.ending, string(archive))
 		defer os.Remove(filepath.Join(dir, "log"+h.kind.ending))
 		want, ok, warnings := h.plainly()
@@ -80,21 +80,21 @@ func FuzzArchive(f *testing.F) {
 		again := &countdown{context.Background(), math.MaxInt}
 		h.look("again", read, again, want, ok)
 		if n := math.MaxInt - again.left; n > 6 {
-			t.Errorf("a look at an archive that is known asked for %d blocks", n)
+			t.Errorf("the second look at the archive read %d blocks", n)
 		}
 		stopped := h.files("none", "log")
 		if _, _, _, err := stopped.last(&countdown{context.Background(), asks}, eight); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("told to stop: %v", err)
+			t.Errorf("a look that was stopped: %v", err)
 		}
 		h.look("after a stop", stopped, context.Background(), want, ok)
 		_, _, _, err := h.files("log", "log").last(context.Background(), eight)
 		if none := h.err != nil || len(h.text) == 0; none != errors.Is(err, ErrNoData) {
-			t.Errorf("alone: %v, want no data: %v", err, none)
+			t.Errorf("the archive alone: %v, want no data: %v", err, none)
 		}
 	})
 }
 
-// kindOf is how an archive is compressed, going by how it begins.
+// kindOf returns how an archive is compressed, judged by its first bytes.
 func kindOf(b []byte) *archive {
 	switch {
 	case bytes.HasPrefix(b, []byte("\x28\xb5\x2f\xfd")), bytes.HasPrefix(b, []byte("\x50\x2a\x4d\x18")):
@@ -105,17 +105,17 @@ func kindOf(b []byte) *archive {
 	return archiveOf(".gz")
 }
 
-// archiveCase is an archive and what its library makes of it.
+// archiveCase is an archive, and its text according to its library.
 type archiveCase struct {
 	t    *testing.T
 	dir  string
 	kind *archive
 	most int64
-	text []byte // up to the error, or one byte more than most
+	text []byte // up to the error, or at most one byte more than is read
 	err  error
 }
 
-// inflate is the second reading: all at once, by the library alone.
+// inflate is the second reader: it decompresses everything at once, by the library alone.
 func (h *archiveCase) inflate(archive []byte) {
 	z, end, err := h.kind.open(bytes.NewReader(archive))
 	if err != nil {
@@ -128,12 +128,12 @@ func (h *archiveCase) inflate(archive []byte) {
 
 func (h *archiveCase) cut() bool { return h.err == nil && int64(len(h.text)) > h.most }
 
-// plainly reads the text as a log that has just grown by it, and line by line.
+// plainly reads the text as a log to which it has just been added, and line by line.
 func (h *archiveCase) plainly() (Login, bool, []string) {
 	h.t.Helper()
 	text := string(h.text)
 	if h.err == nil && !h.cut() {
-		text += "\n" // the archive is whole: so is its last line
+		text += "\n" // if the archive is whole, so is its last line
 	}
 	h.write("plain", "\n")
 	plain := h.files("plain", "plain")
@@ -180,7 +180,7 @@ func (h *archiveCase) first(f *files, size int, want Login, ok bool, warnings []
 	if n := math.MaxInt - asked.left; h.kind.ending == ".gz" && n > size/4096+12 {
 		h.t.Errorf("%d bytes were read in %d blocks", size, n)
 	}
-	var parsed int // lines that may be a login are copied and taken apart
+	var parsed int // bytes of the lines that may be a login, which are copied and parsed
 	for line := range bytes.SplitSeq(h.text, []byte("\n")) {
 		if bytes.Contains(line, []byte("Accepted ")) {
 			parsed += len(line) + 64
@@ -239,7 +239,7 @@ func (h *archiveCase) write(name, text string) {
 	}
 }
 
-// drawArchive makes members of lines, long lines and zeros, and damages them.
+// drawArchive makes members with lines, long lines and zeros, and damages them.
 func drawArchive(c *tape.Tape) []byte {
 	var b bytes.Buffer
 	at := eight.Add(-2 * time.Hour)
@@ -253,7 +253,7 @@ func drawArchive(c *tape.Tape) []byte {
 			switch c.Below(8) {
 			case 6:
 				piece = bytes.Repeat([]byte{0}, c.Below(1<<16))
-			case 7: // a line of enormous length, or nearly
+			case 7: // a very long line
 				piece = append(bytes.Repeat([]byte("x"), tape.Of(c, []int{maxLine - 1, maxLine, 3 * maxLine, 1 << 20})-c.Below(3)), piece...)
 			}
 			_, _ = z.Write(piece) // a buffer's writes do not fail

@@ -21,7 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// zip is gzip's output for text.
+// zip returns text, compressed by gzip.
 func zip(t testing.TB, text string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -35,7 +35,7 @@ func zip(t testing.TB, text string) []byte {
 	return b.Bytes()
 }
 
-// changed is when a file's inode changed.
+// changed returns when a file's inode last changed.
 func (d *logDir) changed(name string) time.Time {
 	d.t.Helper()
 	var st syscall.Stat_t
@@ -43,7 +43,7 @@ func (d *logDir) changed(name string) time.Time {
 	return time.Unix(st.Ctim.Unix())
 }
 
-// countdown is a context that ends when it has been asked for so many times.
+// countdown is a context that ends after its Err has been called a number of times.
 type countdown struct {
 	context.Context
 	left int
@@ -56,8 +56,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// However long a line is, and whatever a few bytes of an archive inflate to, a
-// reader that is told to stop does so at the next block.
+// However long a line is, and however much text a few bytes of an archive have, a reader
+// that is stopped returns at the next block.
 func TestStopsInsideALine(t *testing.T) {
 	line := strings.Repeat("x", 16<<20)
 	for _, test := range []struct {
@@ -83,7 +83,7 @@ func TestStopsInsideALine(t *testing.T) {
 	}
 }
 
-// What was read of new lines before a reader was told to stop is read for good.
+// New lines that were read before a reader was stopped are not read again.
 func TestStopsAndGoesOn(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log", noise("05:00"))
@@ -102,8 +102,8 @@ func TestStopsAndGoesOn(t *testing.T) {
 	}
 }
 
-// A few kilobytes that inflate to more than is read cost no more than what is
-// read, once, and the operator is told.
+// An archive of a few kilobytes whose text is longer than the limit costs no more than
+// reading up to the limit, once, and there is a warning.
 func TestBomb(t *testing.T) {
 	d := newLogDir(t)
 	bomb := bytes.Repeat(zip(t, strings.Repeat("x", 1<<20)), maxArchive>>20)
@@ -131,8 +131,8 @@ func TestBomb(t *testing.T) {
 	last(t, l, "carol", "07:56")
 }
 
-// An archive whose text is just not cut is whole; of one that is cut, a line of
-// which only the beginning was read is none.
+// An archive whose text just fits into the limit is read completely. If the text is cut at
+// the limit, an incomplete last line does not count.
 func TestCutInsideALine(t *testing.T) {
 	whole := in("07:40", "alice") + strings.TrimSuffix(in("07:50", "bob"), "\n")
 	for _, test := range []struct {
@@ -151,8 +151,8 @@ func TestCutInsideALine(t *testing.T) {
 	}
 }
 
-// A damaged archive counts up to where it is damaged, is inflated once, and is
-// read again when it has changed.
+// A damaged archive counts up to the damage, is read once, and is read again when it has
+// changed.
 func TestDamagedArchive(t *testing.T) {
 	whole := zip(t, in("07:40", "alice")+strings.Repeat(noise("07:41"), 2000)+in("07:50", "bob"))
 	flipped := bytes.Clone(whole)
@@ -186,7 +186,7 @@ func TestDamagedArchive(t *testing.T) {
 					t.Errorf("warnings %q, want %q", w, test.why)
 				}
 			}
-			// Mended in place, perhaps with the size and the time of before.
+			// The file is repaired in place, perhaps with the same size and time.
 			before := d.changed("auth.log.1.gz")
 			d.must(os.Truncate(d.path("auth.log.1.gz"), 0))
 			d.write("auth.log.1.gz", string(whole))
@@ -199,7 +199,7 @@ func TestDamagedArchive(t *testing.T) {
 	}
 }
 
-// What the disk could not read says nothing about the archive.
+// An error of the disk does not mean that the archive is damaged.
 func TestDiskFails(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log.1.gz", string(zip(t, in("07:50", "bob"))))
@@ -214,7 +214,7 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// packed is what a program makes of text.
+// packed returns text, compressed by a program.
 func packed(t *testing.T, text string, program string, args ...string) []byte {
 	t.Helper()
 	nstest.Need(t, program)
@@ -227,8 +227,8 @@ func packed(t *testing.T, text string, program string, args ...string) []byte {
 	return out
 }
 
-// Archives as the real programs make them: whole, with the last line unfinished,
-// in two pieces, cut off.
+// Archives as the real programs make them can be read: complete, with the last line
+// unfinished, in two pieces, or cut off.
 func TestOtherArchives(t *testing.T) {
 	for _, test := range []struct {
 		ending, program string
@@ -265,10 +265,10 @@ func TestOtherArchives(t *testing.T) {
 	}
 }
 
-// What an archive of zstd or bzip2 inflates to, and asks for, costs no more than
-// it may.
+// The text of an archive of zstd or bzip2, and the window that it demands, cost no more
+// than the limits allow.
 func TestOtherBombs(t *testing.T) {
-	// Go's encoder writes what a few bytes say: blocks of one byte repeated.
+	// Go's encoder writes such a text in a few bytes: blocks of one repeated byte.
 	bomb := func(window int) []byte {
 		var b bytes.Buffer
 		z, err := zstd.NewWriter(&b, zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1))
@@ -308,7 +308,7 @@ func TestOtherBombs(t *testing.T) {
 			last(t, l, "", "")
 			runtime.ReadMemStats(&after)
 			if n := after.TotalAlloc - before.TotalAlloc; n > test.memory {
-				t.Errorf("%d bytes were allocated, want %d at most", n, test.memory)
+				t.Errorf("%d bytes were allocated, want at most %d", n, test.memory)
 			}
 			if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], test.want) {
 				t.Errorf("warnings %q, want %q", w, test.want)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// newAutoFor is what Auto gives, on a machine whose journal and logs are j's.
+// newAutoFor returns what Auto returns on a machine whose journal and logs are those of j.
 func newAutoFor(j *fakeJournal) *Log {
 	a := newAuto()
 	a.socket = j.path("socket")
@@ -27,8 +27,8 @@ func TestAuto(t *testing.T) {
 		name  string
 		setup func(j *fakeJournal)
 		user  string
-		at    string // what it is called
-		warn  string // what its one warning is about
+		at    string // the name of the source
+		warn  string // a part of its only warning
 	}{
 		{"journald runs", func(j *fakeJournal) {
 			j.write("socket", "")
@@ -76,7 +76,8 @@ func TestAuto(t *testing.T) {
 	}
 }
 
-// What was not there at the start may come, and the first that is there counts.
+// A source that was not there at the start may appear later; the first one that is there
+// counts.
 func TestAutoLooksAgain(t *testing.T) {
 	j := newFakeJournal(t)
 	l := newAutoFor(j)
@@ -100,7 +101,7 @@ func TestAutoLooksAgain(t *testing.T) {
 	j.write("auth.log", in("07:50", "bob"))
 	last(t, l, "bob", "07:50")
 	j.must(os.Remove(j.path("auth.log")))
-	last(t, l, "bob", "07:50") // what was seen was seen
+	last(t, l, "bob", "07:50") // a login that was seen is not forgotten
 	j.must(os.Remove(j.path("secure")))
 	if _, _, err := l.Last(t.Context()); !errors.Is(err, ErrNoData) {
 		t.Errorf("all gone: %v", err)
@@ -113,8 +114,8 @@ func TestAutoLooksAgain(t *testing.T) {
 	}
 }
 
-// A source that breaks or goes locks nobody out while another has data, and is
-// gone back to when it works again.
+// If a source breaks or disappears, another one with data is used, until the first one
+// works again.
 func TestAutoGoesOnElsewhere(t *testing.T) {
 	broken := func(j *fakeJournal) { j.write("fail", "Failed to iterate through journal: Bad message\n") }
 	for _, test := range []struct {
@@ -141,7 +142,7 @@ func TestAutoGoesOnElsewhere(t *testing.T) {
 				t.Errorf("nothing else there: %v, want %q", err, test.warn)
 			}
 			j.write("auth.log", noise("07:45"))
-			last(t, l, "alice", "07:40") // seen is seen
+			last(t, l, "alice", "07:40") // a login that was seen is not forgotten
 			j.write("auth.log", in("07:50", "bob"))
 			last(t, l, "bob", "07:50")
 			w := strings.Join(l.Warnings(), "\n")
@@ -164,7 +165,7 @@ func TestAutoGoesOnElsewhere(t *testing.T) {
 	}
 }
 
-// Where the journal can be read in part, the text log counts beside it.
+// If the journal can be read only in part, the text log counts as well.
 func TestAutoWithAPartOfTheJournal(t *testing.T) {
 	j := newFakeJournal(t)
 	j.write("socket", "")
@@ -183,7 +184,7 @@ func TestAutoWithAPartOfTheJournal(t *testing.T) {
 	}
 }
 
-// counted is a place whose looks are counted.
+// counted is a source that counts how often it is read.
 type counted struct {
 	source
 	looks int
@@ -194,8 +195,8 @@ func (c *counted) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	return c.source.last(ctx, now)
 }
 
-// What is broken is tried again, and not at each look for ever, as long as
-// another place has data.
+// A broken source is tried again, but not at each look, as long as another source has
+// data.
 func TestABrokenSourceIsSpared(t *testing.T) {
 	none := &counted{source: &stub{err: &noData{why: "the journal: broken", hint: "mend it"}, odd: []string{"the journal: broken"}}}
 	log := &stub{}
@@ -206,9 +207,9 @@ func TestABrokenSourceIsSpared(t *testing.T) {
 		}
 	}
 	if none.looks < 55 || none.looks > 65 {
-		t.Errorf("a broken place was looked at %d times in an hour of 720 looks, want about once in a minute", none.looks)
+		t.Errorf("a broken source was read %d times in an hour of 720 looks, want about once a minute", none.looks)
 	}
-	// Without other data, each look is for all of them.
+	// Without data elsewhere, each look reads all sources.
 	none.looks, log.err = 0, &noData{why: "gone", hint: "bring it back"}
 	for n := range 100 {
 		_, _, _, err := a.last(t.Context(), eight.Add(2*time.Hour+time.Duration(n)*10*time.Second))
@@ -217,9 +218,9 @@ func TestABrokenSourceIsSpared(t *testing.T) {
 		}
 	}
 	if none.looks != 100 && none.looks != 101 {
-		t.Errorf("%d looks at the first place, want 100, and one more at most when the other went", none.looks)
+		t.Errorf("the first source was read %d times, want 100, and at most once more when the other disappeared", none.looks)
 	}
-	// A clock that is put back does not make it wait for long.
+	// A clock that is set back does not make the source wait for long.
 	log.err, none.looks = nil, 0
 	for range 2 {
 		if _, _, _, err := a.last(t.Context(), eight); err != nil {
@@ -227,11 +228,11 @@ func TestABrokenSourceIsSpared(t *testing.T) {
 		}
 	}
 	if none.looks == 0 {
-		t.Error("a clock that was put back has it wait")
+		t.Error("after the clock was set back, the broken source was not read again")
 	}
 }
 
-// stub says what it is told to.
+// stub is a source with given results.
 type stub struct {
 	odd []string
 	err error

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// stray is a line of another host's, whose clock is elsewhere.
+// stray returns a line of another host, whose clock is wrong.
 func stray(when time.Time) string {
 	return when.Format(time.Stamp) + " elsewhere CRON[8]: a line with a clock of its own\n"
 }
 
-// A line with a stamp from elsewhere hides nothing: the search for the last
-// login goes on past it.
+// A line whose stamp is wrong hides nothing: the search for the last login continues
+// past it.
 func TestOutliersHideNothing(t *testing.T) {
 	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
-	ahead := eight.Add(2 * 24 * time.Hour) // reads as of a year ago less two days
+	ahead := eight.Add(2 * 24 * time.Hour) // without a year, this reads as two days less than a year ago
 	morning := noise("05:00") + in("07:30", "alice") + noise("07:40")
 	for _, test := range []struct{ name, log string }{
 		{"the newest line", morning + stray(april)},
@@ -45,7 +45,7 @@ func TestOutliersHideNothing(t *testing.T) {
 	}
 }
 
-// Where stamps make no sense any more the search ends, and says so.
+// Where stamps make no sense any more, the search ends, with a warning.
 func TestASearchThatGivesUpSaysSo(t *testing.T) {
 	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
 	t.Run("a clock that was wrong for long", func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestASearchThatGivesUpSaysSo(t *testing.T) {
 		d.now = at("08:10")
 		d.write("auth.log", in("08:05", "bob"))
 		last(t, l, "bob", "08:05")
-		quiet(t, l) // it does not matter any more
+		quiet(t, l) // the lines before do not matter any more
 	})
 	t.Run("strays of nearly a year ago and others", func(t *testing.T) {
 		d := newLogDir(t)
@@ -96,21 +96,22 @@ func TestASearchThatGivesUpSaysSo(t *testing.T) {
 	})
 }
 
-// A plain file of long ago that was written anew today is not of today.
+// A plain file from long ago that was copied today does not count as today's.
 func TestACopyOfAnOldFileIsOld(t *testing.T) {
 	d := newLogDir(t)
 	var log strings.Builder
 	for n := 400; n > 200; n -= 5 {
 		log.WriteString(noiseAt(eight.AddDate(0, 0, -n)))
 		if n == 370 {
-			log.WriteString(inAt(at("07:30").AddDate(-1, 0, 0), "alice")) // reads as half an hour ago
+			log.WriteString(inAt(at("07:30").AddDate(-1, 0, 0), "alice")) // without a year, this reads as half an hour ago
 		}
 	}
 	d.write("auth.log", log.String())
 	last(t, d.log("auth.log"), "", "")
 }
 
-// After a power cut, blocks that were never written read as zeros, few or many.
+// After a power cut, blocks that were never written read as zeros. Logins after them
+// count, however many zeros there are.
 func TestZerosInsideALine(t *testing.T) {
 	login := strings.TrimSuffix(in("07:50", "bob"), "\n")
 	for _, n := range []int{1, 9000, maxLine, 5 * maxLine} {
@@ -139,8 +140,8 @@ func TestZerosInsideALine(t *testing.T) {
 	}
 }
 
-// A syslog daemon that does not append goes on at the old place after a
-// copytruncate: the file then has a hole, which may be as long as it was.
+// After a copytruncate, a syslog daemon that does not open its file for appending
+// continues at the old offset, so that the file has a hole. The hole is not searched.
 func TestAHoleIsNotSearched(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log", noise("07:00"))

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// Who came and went is still known to have come, by those ports alone; who only asked
-// is not.
+// A visitor who was in and has left is remembered, for the ports that were used only; one
+// who never completed a connection is not.
 func TestWhoCameAndWent(t *testing.T) {
 	server, visitor := gateway(t)
 	l := server.Listen("tcp", "0.0.0.0:22")
@@ -50,7 +50,7 @@ func TestWhoCameAndWent(t *testing.T) {
 	}
 }
 
-// A login is told once, whatever becomes of its file.
+// A login is reported once, whatever happens to its file.
 func TestLoginsAreFreshOnce(t *testing.T) {
 	d := newLogDir(t)
 	at := func(minutes int, user string) string {

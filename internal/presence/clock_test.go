@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// zoneinfo is a time zone's file.
+// zoneinfo returns the path of a time zone's file.
 func zoneinfo(t *testing.T, name string) string {
 	t.Helper()
 	path := "/usr/share/zoneinfo/" + name
@@ -21,7 +21,7 @@ func zoneinfo(t *testing.T, name string) string {
 	return path
 }
 
-// The zone of stamps is the machine's as it is at each look, however it is set.
+// Stamps are read in the time zone that the machine has at each look, however it is set.
 func TestZoneIsFollowed(t *testing.T) {
 	t.Setenv("TZ", "") // restored afterwards
 	os.Unsetenv("TZ")
@@ -35,7 +35,7 @@ func TestZoneIsFollowed(t *testing.T) {
 	for n, step := range []struct {
 		name string
 		set  func()
-		utc  string // when a line stamped 07:30 there was written
+		utc  string // the time of a line that is stamped 07:30
 	}{
 		{"none", func() {}, "07:30"},
 		{"a link is set after the start", func() { d.must(os.Symlink(berlin, link)) }, "06:30"},
@@ -60,7 +60,7 @@ func TestZoneIsFollowed(t *testing.T) {
 		last(t, l, fmt.Sprintf("u%d", n), step.utc)
 		quiet(t, l)
 	}
-	// TZ is for this process alone, and a clock with a zone keeps it.
+	// TZ is only for this process, and a clock with a zone of its own keeps that.
 	d.must(os.Symlink(berlin, link))
 	for _, test := range []struct {
 		tz  string
@@ -77,8 +77,8 @@ func TestZoneIsFollowed(t *testing.T) {
 	}
 }
 
-// A zone that cannot be read, as the new file of another zone by who has locked
-// itself in, leaves the one before, and is said.
+// If the time zone cannot be read, as that of a new file from inside the sandbox, the
+// previous one stays in use, with a warning.
 func TestZoneThatCannotBeRead(t *testing.T) {
 	t.Setenv("TZ", "")
 	os.Unsetenv("TZ")
@@ -116,7 +116,7 @@ func TestZoneThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// A syslog daemon that goes on in the zone of before is noticed by its lines.
+// A syslog daemon that still writes in the previous time zone is noticed by its lines.
 func TestAWriterInAnotherZone(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -152,7 +152,7 @@ func TestAWriterInAnotherZone(t *testing.T) {
 				!strings.HasPrefix(w[0], d.path("auth.log")+": ") || !strings.Contains(w[0], "`systemctl restart rsyslog`")) {
 				t.Errorf("warnings %q, want %q", w, test.want)
 			}
-			for range freshKept { // it is restarted
+			for range freshKept { // the syslog daemon was restarted
 				d.now = d.now.Add(5 * time.Second)
 				d.write("auth.log", noiseAt(d.now))
 				last(t, l, "", "")
@@ -175,7 +175,7 @@ func TestAWriterInAnotherZone(t *testing.T) {
 	})
 }
 
-// A clock that was not set, or is behind its log, is loud.
+// A clock that was not set, or is behind its log, causes a warning.
 func TestAClockThatWasNotSet(t *testing.T) {
 	rfc3339 := func(hours int) string {
 		return eight.Add(time.Duration(hours)*time.Hour).Format(time.RFC3339) + " gate CRON[8]: a line\n"
@@ -218,7 +218,7 @@ func TestAClockThatWasNotSet(t *testing.T) {
 					t.Errorf("warning %q, want %q", w[i], want)
 				}
 			}
-			d.now = d.now.Add(time.Second) // the same is said in the same words
+			d.now = d.now.Add(time.Second) // the warning stays the same
 			last(t, l, "", "")
 			if again := l.Warnings(); !slices.Equal(again, w) {
 				t.Errorf("a second later: %q, before %q", again, w)

@@ -33,7 +33,7 @@ var realEntries = map[string]string{
 	"repeated by rsyslog": `{` + realtime + trusted + `"MESSAGE":"message repeated 2 times: [ Accepted publickey for alice from 192.0.2.7 port 51122 ssh2]"}`,
 }
 
-// otherEntries are none, whoever wrote them.
+// otherEntries are entries that are not logins, whoever wrote them.
 var otherEntries = map[string]string{
 	"logger -t sshd":           `{` + realtime + `"_UID":"0","_COMM":"logger","_EXE":"/usr/bin/logger","SYSLOG_IDENTIFIER":"sshd","SYSLOG_PID":"1",` + says + `}`,
 	"another user's sshd":      `{` + realtime + `"_UID":"1000","_COMM":"sshd","_EXE":"/usr/sbin/sshd",` + says + `}`,
@@ -68,7 +68,7 @@ func asBytes(s string) string {
 	return "[" + strings.Join(n, ",") + "]"
 }
 
-// entryLogin is what a line of journalctl's output tells.
+// entryLogin returns the login in a line of journalctl's output, if it is one.
 func entryLogin(line string) (Login, bool) {
 	e, ok := parseEntry([]byte(line))
 	if !ok {
@@ -96,7 +96,7 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-// plainField is a field's text as encoding/json alone has it: a string, or a
+// plainField returns a field's text, from what encoding/json makes of it: a string, or a
 // list of bytes.
 func plainField(v any) string {
 	list, isList := v.([]any)
@@ -112,8 +112,9 @@ func plainField(v any) string {
 	return string(b)
 }
 
-// FuzzJournalEntry holds that a login is one by the trusted fields, by a second
-// reading of the message, and still one when it is written anew.
+// FuzzJournalEntry checks that a login has the right trusted fields, that a second reader
+// finds the same login in the message, and that it is still a login when it is written
+// again.
 func FuzzJournalEntry(f *testing.F) {
 	if len(realEntries) == 0 || len(otherEntries) == 0 {
 		f.Fatal("no seeds")
@@ -130,7 +131,7 @@ func FuzzJournalEntry(f *testing.F) {
 		}
 		var fields map[string]any
 		if err := json.Unmarshal(line, &fields); err != nil {
-			t.Fatalf("%q: a login out of no JSON: %v", line, err)
+			t.Fatalf("%q: a login, but the line is not JSON: %v", line, err)
 		}
 		name, exe := strings.Split(plainField(fields["_EXE"]), "/"), plainField(fields["_COMM"])
 		if sshd := regexp.MustCompile(`^sshd(-session)?(\.pam?|\.kr(b5)?)?( \(deleted\))?$`); plainField(fields["_UID"]) != "0" || !sshd.MatchString(exe) ||

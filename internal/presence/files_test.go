@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// logDir is a directory of logs whose writer and reader have one clock.
+// logDir is a directory of logs whose writer and reader use the same clock.
 type logDir struct {
 	t   testing.TB
 	dir string
@@ -51,7 +51,7 @@ func (d *logDir) rename(from, to string) {
 	d.must(os.Rename(d.path(from), d.path(to)))
 }
 
-// copytruncate is logrotate's: a copy, and the file emptied in place.
+// copytruncate rotates like logrotate's option: it copies the file and empties it in place.
 func (d *logDir) copytruncate(from, to string) {
 	d.t.Helper()
 	text, err := os.ReadFile(d.path(from))
@@ -60,7 +60,7 @@ func (d *logDir) copytruncate(from, to string) {
 	d.must(os.Truncate(d.path(from), 0))
 }
 
-// compress is gzip's: a file of another name with the same time.
+// compress compresses like gzip: to a file with another name and the same time.
 func (d *logDir) compress(name string) {
 	d.t.Helper()
 	text, err := os.ReadFile(d.path(name))
@@ -85,7 +85,7 @@ func (d *logDir) log(names ...string) *Log {
 	return Files(paths, func() time.Time { return d.now })
 }
 
-// at is the instant of eight's day that reads as hhmm.
+// at returns the time hhmm on the day of eight.
 func at(hhmm string) time.Time {
 	t, err := time.Parse("15:04", hhmm)
 	if err != nil {
@@ -94,7 +94,7 @@ func at(hhmm string) time.Time {
 	return time.Date(eight.Year(), eight.Month(), eight.Day(), t.Hour(), t.Minute(), 0, 0, time.UTC)
 }
 
-// in is user's login at hhmm; noise is another line of that time.
+// in returns a line with user's login at hhmm; noise returns another line of that time.
 func in(hhmm, user string) string { return inAt(at(hhmm), user) }
 
 func inAt(t time.Time, user string) string {
@@ -107,7 +107,7 @@ func noiseAt(t time.Time) string {
 	return t.Format(time.Stamp) + " gate CRON[8]: pam_unix(cron:session): session opened for user root(uid=0) by (uid=0)\n"
 }
 
-// last checks what the log says: user at hhmm, or "" for no login.
+// last checks which login is the last one: user's at hhmm, or none if user is "".
 func last(t testing.TB, l *Log, user, hhmm string) {
 	t.Helper()
 	got, ok, err := l.Last(t.Context())
@@ -163,7 +163,7 @@ func TestHalfWrittenLine(t *testing.T) {
 		d.write("auth.log", line[i:i+1])
 		if i < len(line)-1 {
 			last(t, l, "", "")
-			last(t, d.log("auth.log"), "", "") // nor is it read by one who starts here
+			last(t, d.log("auth.log"), "", "") // nor does a new reader count it
 		}
 	}
 	last(t, l, "alice", "07:50")
@@ -190,7 +190,7 @@ func TestLongLines(t *testing.T) {
 	d.write("auth.log", long)
 	last(t, l, "alice", "07:40")
 	last(t, d.log("auth.log"), "alice", "07:40")
-	// The end of a line that is too long looks like one, and is none.
+	// The end of a line that is too long may look like a login, but is not one.
 	d.write("auth.log", in("07:50", "mallory"))
 	last(t, l, "alice", "07:40")
 	last(t, d.log("auth.log"), "alice", "07:40")
@@ -214,7 +214,7 @@ func TestNoData(t *testing.T) {
 	}
 	d.write("secure", in("07:50", "alice"))
 	last(t, l, "alice", "07:50")
-	// What was read once does not stand in for a log that is gone.
+	// What was read before is no substitute for a log that has disappeared.
 	d.must(os.Remove(d.path("secure")))
 	if _, _, err = l.Last(t.Context()); !errors.Is(err, ErrNoData) {
 		t.Fatalf("removed: %v, want no data", err)
@@ -233,12 +233,12 @@ func TestNothingInACompressedFile(t *testing.T) {
 	l := d.log("auth.log", "auth.log.1")
 	for range 2 {
 		if _, _, err := l.Last(t.Context()); !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "auth.log.1.gz: is empty") {
-			t.Fatalf("a compressed file of nothing: %v", err)
+			t.Fatalf("a compressed file without text: %v", err)
 		}
 	}
 }
 
-// asNobody runs f on a thread that may read what everybody may.
+// asNobody runs f on a thread that may read only what everybody may.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -273,9 +273,9 @@ func TestUnreadable(t *testing.T) {
 	asNobody(t, func() { _, _, err = l.Last(t.Context()) })
 	if !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), d.path("secure")+": permission denied; ") ||
 		!strings.Contains(err.Error(), "usermod -aG GROUP doorward") {
-		t.Fatalf("no leave to read: %v", err)
+		t.Fatalf("without permission to read: %v", err)
 	}
-	// With older data there is data, but not without a word.
+	// If older data can be read, there is data, but also a warning.
 	d.write("secure.1", noise("07:00"))
 	d.must(os.Chmod(d.path("secure.1"), 0o644))
 	var ok bool
@@ -299,7 +299,7 @@ func TestNotALog(t *testing.T) {
 	d.write("broken.gz", "this is no gzip")
 	for name, want := range map[string]string{
 		"dir":       "is not a regular file",
-		"pipe":      "is not a regular file", // and nobody waits for its writer
+		"pipe":      "is not a regular file", // and opening it must not block
 		"file/x":    "not a directory",
 		"broken.gz": "invalid header",
 	} {
@@ -310,7 +310,7 @@ func TestNotALog(t *testing.T) {
 	}
 }
 
-func TestUnknownStampIsSaid(t *testing.T) {
+func TestUnknownStampIsReported(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log", noise("07:00")+"2026-11-24 07:50:01 gate sshd[7]: "+accepted+"\n")
 	l := d.log("auth.log")
@@ -319,7 +319,7 @@ func TestUnknownStampIsSaid(t *testing.T) {
 	if len(w) != 1 || !strings.Contains(w[0], "auth.log: logins do not count") || !strings.Contains(w[0], "2026-11-24 07:50:01 gate") {
 		t.Fatalf("warnings %q", w)
 	}
-	// The same file under two names, as when it is rotated at that moment.
+	// The file has two names, as when it is being rotated.
 	d.must(os.Link(d.path("auth.log"), d.path("auth.log.1")))
 	d.write("auth.log", "yesterday gate sshd[7]: "+accepted+"\n")
 	last(t, l, "", "")
@@ -328,7 +328,7 @@ func TestUnknownStampIsSaid(t *testing.T) {
 	}
 }
 
-// A stamp from the future, or a clock that is put back, keeps no door open.
+// A stamp from the future, or a clock that is set back, does not keep a door open.
 func TestClocks(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log", in("09:30", "alice"))
@@ -349,7 +349,7 @@ func TestClocks(t *testing.T) {
 	last(t, l, "bob", "07:05")
 }
 
-// Logs of more than a year, in a form without years.
+// A log of more than a year, in a form without years, is read correctly.
 func TestYears(t *testing.T) {
 	days := func(n int) time.Time { return eight.AddDate(0, 0, -n) }
 	var log strings.Builder
@@ -357,7 +357,7 @@ func TestYears(t *testing.T) {
 		log.WriteString(noiseAt(days(n)))
 	}
 	year := log.String()
-	anniversary := inAt(at("07:30").AddDate(-1, 0, 0), "alice") // reads as half an hour ago
+	anniversary := inAt(at("07:30").AddDate(-1, 0, 0), "alice") // without a year, this reads as half an hour ago
 	for _, test := range []struct{ name, text, user, hhmm string }{
 		{"a login a year ago to the hour", strings.Replace(year, noiseAt(days(365)), anniversary, 1), "", ""},
 		{"and one of today", strings.Replace(year, noiseAt(days(365)), anniversary, 1) + in("06:00", "bob"), "bob", "06:00"},
@@ -370,7 +370,7 @@ func TestYears(t *testing.T) {
 		})
 	}
 	if !strings.Contains(year, noiseAt(days(365))) {
-		t.Fatal("the log has no line of a year ago to replace")
+		t.Fatal("the log has no line from a year ago to replace")
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// entries is a kernel that knows them, and filters like Linux.
+// entries is a fake kernel with these entries, which filters like Linux.
 type entries []conntrack.Entry
 
 func (k entries) List(f conntrack.Filter, each func(conntrack.Entry)) error {
@@ -30,7 +30,8 @@ func (k entries) List(f conntrack.Filter, each func(conntrack.Entry)) error {
 	return nil
 }
 
-// whoIsIn is In for a host with 192.0.2.1, 2001:db8::1 and 198.51.100.0/24.
+// whoIsIn calls In for a host with the addresses 192.0.2.1, 2001:db8::1 and
+// 198.51.100.0/24.
 func whoIsIn(t *testing.T, k kernel, ports []port.Range, sockets ...Connection) ([]string, error) {
 	t.Helper()
 	here := &addresses{single: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true, netip.MustParseAddr("2001:db8::1"): true},
@@ -52,13 +53,13 @@ func whoIsIn(t *testing.T, k kernel, ports []port.Range, sockets ...Connection) 
 	return all, err
 }
 
-// tuple reads "FROM TO".
+// tuple parses "FROM TO".
 func tuple(s string) conntrack.Tuple {
 	from, to, _ := strings.Cut(s, " ")
 	return conntrack.Tuple{From: netip.MustParseAddrPort(from), To: netip.MustParseAddrPort(to)}
 }
 
-// entryOf is an entry by its two directions, and what else is so of it.
+// entryOf returns an entry with two directions, changed by more.
 func entryOf(proto port.Proto, original, reply string, more ...func(*conntrack.Entry)) conntrack.Entry {
 	e := conntrack.Entry{Proto: uint8(proto), Original: tuple(original), Reply: tuple(reply), Status: conntrack.SeenReply}
 	for _, f := range more {
@@ -74,13 +75,13 @@ func offloaded(e *conntrack.Entry) {
 	e.Status |= conntrack.Assured | conntrack.DstNAT | conntrack.Offload
 }
 
-// published makes it a translated one of TCP in a state.
+// published makes an entry that of a translated TCP connection in a state.
 func published(state uint8) func(*conntrack.Entry) {
 	return func(e *conntrack.Entry) { e.Status, e.State = e.Status|conntrack.Assured|conntrack.DstNAT, state }
 }
 
-// What counts, entry by entry and socket by socket: for few ports, of which each is
-// asked for by itself, and for many.
+// Each entry and socket counts or not, both for few ports, each of which is a query of its
+// own, and for many.
 func TestWhoIsIn(t *testing.T) {
 	const (
 		visitor   = "192.0.2.2:4000 192.0.2.1:51820"
@@ -158,7 +159,8 @@ func TestWhoIsIn(t *testing.T) {
 	}
 }
 
-// Whose addresses are whose matters only when there is somebody, and then it must be known.
+// The host's own addresses are needed only if there is a connection, and then they must be
+// known.
 func TestOwnAddressesAreNeeded(t *testing.T) {
 	flow := entries{entryOf(port.UDP, "192.0.2.2:4000 192.0.2.1:51820", "192.0.2.1:51820 192.0.2.2:4000")}
 	socket := []Connection{{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.MustParseAddrPort("192.0.2.2:4000")}}
@@ -177,12 +179,12 @@ func TestOwnAddressesAreNeeded(t *testing.T) {
 			tr.hold(s)
 		}
 		if tr.err != test.want || len(tr.in) > 0 {
-			t.Errorf("%s: %v, in are %v, want %v and nobody", name, tr.err, tr.in, test.want)
+			t.Errorf("%s: error %v, in are %v, want error %v and nobody in", name, tr.err, tr.in, test.want)
 		}
 	}
 }
 
-// questions notes what is asked for.
+// questions records the filters that are asked for.
 type questions []conntrack.Filter
 
 func (q *questions) List(f conntrack.Filter, _ func(conntrack.Entry)) error {
@@ -190,8 +192,8 @@ func (q *questions) List(f conntrack.Filter, _ func(conntrack.Entry)) error {
 	return nil
 }
 
-// How often the kernel's table is walked does not grow with a door's ports, nor with
-// who is in.
+// The number of walks through the kernel's table grows neither with a door's ports nor
+// with the number of visitors.
 func TestFewQuestions(t *testing.T) {
 	many := make([]Connection, 1000)
 	for i := range many {
@@ -234,7 +236,7 @@ func TestFewQuestions(t *testing.T) {
 	}
 }
 
-// blindKernel refuses the n-th question and those after it.
+// blindKernel refuses the n-th query and those after it.
 type blindKernel struct{ n int }
 
 func (k *blindKernel) List(conntrack.Filter, func(conntrack.Entry)) error {
@@ -244,12 +246,12 @@ func (k *blindKernel) List(conntrack.Filter, func(conntrack.Entry)) error {
 	return nil
 }
 
-// No failure of a question is passed over.
+// If any query fails, that is an error.
 func TestEachQuestionIsAnswered(t *testing.T) {
 	in := Connection{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.MustParseAddrPort("192.0.2.2:4000")}
 	for n := range 8 {
 		if _, err := whoIsIn(t, &blindKernel{n}, nstest.Ranges(t, "22/tcp", "53/udp"), in); err == nil {
-			t.Errorf("question %d has no answer, and nobody says so", n)
+			t.Errorf("query %d failed, but there is no error", n)
 		}
 	}
 	if _, err := whoIsIn(t, &blindKernel{8}, nstest.Ranges(t, "22/tcp", "53/udp"), in); err != nil {

@@ -24,8 +24,8 @@ import (
 	"github.com/doorward/doorward/internal/sockdiag"
 )
 
-// tracks has n track connections, as the fence does, and label what comes to port
-// 51820 by UDP as the fence labels what it lets in.
+// tracks makes n track connections, as the fence does, and label UDP flows to port 51820,
+// as the fence labels those that it lets in.
 func tracks(n *nstest.NS) {
 	n.Run("nft", `table inet t {
 		chain pre { type filter hook prerouting priority -150; iif != lo udp dport 51820 ct label set 127
@@ -35,7 +35,7 @@ func tracks(n *nstest.NS) {
 	}`)
 }
 
-// gateway is a server that tracks, and a visitor.
+// gateway returns a server that tracks connections, and a visitor.
 func gateway(t *testing.T) (server, visitor *nstest.NS) {
 	nstest.Need(t, "nft", "conntrack")
 	server, visitor = nstest.Gate(t)
@@ -62,8 +62,8 @@ func echoes(t testing.TB, n *nstest.NS, address string) net.PacketConn {
 	return server
 }
 
-// connections lists who is in at n, as "tcp LOCAL REMOTE", sorted, with an
-// ephemeral remote port as "*".
+// connections lists who is in at n, as "tcp LOCAL REMOTE", sorted. An ephemeral remote
+// port is written as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
@@ -78,7 +78,7 @@ func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	return all
 }
 
-// sockets counts n's live sockets on ports.
+// sockets returns the number of n's live sockets on ports.
 func sockets(t testing.TB, n *nstest.NS, list ...string) int {
 	t.Helper()
 	count := 0
@@ -90,7 +90,7 @@ func sockets(t testing.TB, n *nstest.NS, list ...string) int {
 	return count
 }
 
-// accept takes a connection, and holds it until the test ends.
+// accept accepts a connection, and keeps it open until the test ends.
 func accept(t testing.TB, l net.Listener) net.Conn {
 	t.Helper()
 	c, err := l.Accept()
@@ -121,7 +121,7 @@ func is(t testing.TB, what string, n *nstest.NS, ports string, want ...string) {
 	}
 }
 
-// Few ports, or so many that the kernel is asked for all.
+// wireguards are lists of few ports, and of so many that the kernel is asked for all.
 var wireguards = []string{"51820/udp", "51820/udp 22/tcp 53/udp", "51000-52000/udp", "51820/udp 1-4/udp"}
 
 func TestFlowsToAServerWithOneSocket(t *testing.T) {
@@ -142,7 +142,7 @@ func TestFlowsToAServerWithOneSocket(t *testing.T) {
 	is(t, "once more", server, "51820/udp", want[0])
 }
 
-// What nobody has answered may be forged.
+// A flow that was not answered does not count, since it may be forged.
 func TestUnansweredDatagramsAreNobody(t *testing.T) {
 	server, visitor := gateway(t)
 	server.Do(func() error {
@@ -161,9 +161,9 @@ func TestUnansweredDatagramsAreNobody(t *testing.T) {
 	}
 }
 
-// When connection tracking has forgotten a flow and the server is heard first,
-// there is an entry the other way round. It counts when the visitor has answered
-// and was let in; so does the visitor at a published port, translated twice.
+// If connection tracking has forgotten a flow and the server sends first, there is an
+// entry in the opposite direction. It counts once the visitor has answered and was let
+// in; so does a visitor at a published port, whose flow is translated twice.
 func TestFlowsThatTheServerTakesUp(t *testing.T) {
 	server, visitor := gateway(t)
 	udp := echoes(t, server, ":51820")
@@ -174,11 +174,11 @@ func TestFlowsThatTheServerTakesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(t, "the server alone", server, "51820/udp")
-	asks(t, c) // is the answer to that
+	asks(t, c) // for connection tracking, this is the answer
 	for _, ports := range wireguards {
 		is(t, "taken up again", server, ports, "udp 192.0.2.1:51820 192.0.2.2:*")
 	}
-	// Its own business with a server elsewhere, from the same port, is not let in.
+	// A flow that the server itself begins from the same port was not let in.
 	server.Run("nft", "flush", "table", "inet", "t")
 	server.Run("nft", "add", "rule", "inet", "t", "out", "ct", "state", "new", "accept")
 	server.Run("conntrack", "-F")
@@ -187,7 +187,8 @@ func TestFlowsThatTheServerTakesUp(t *testing.T) {
 	is(t, "the server's own", server, "51820/udp")
 }
 
-// A server whose socket is connected is in by that, even when the flow is forgotten.
+// If a server's socket is connected to a visitor, that visitor is in, even if connection
+// tracking has forgotten the flow.
 func TestConnectedSocketsOverUDP(t *testing.T) {
 	server, visitor := gateway(t)
 	c := visitor.Dial("udp", "192.0.2.1:51820")
@@ -216,7 +217,7 @@ func TestConnectedSocketsOverUDP(t *testing.T) {
 	is(t, "taken up again", server, "51820/udp", one)
 }
 
-// A port published by destination NAT has no socket here.
+// Visitors at a port published by destination NAT count, although it has no socket here.
 func TestPublishedPorts(t *testing.T) {
 	server, visitor := gateway(t)
 	container := nstest.New(t)
@@ -238,7 +239,7 @@ func TestPublishedPorts(t *testing.T) {
 	nstest.Becomes(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
 	is(t, "in a range", server, "8000-9000/tcp 1-21/udp", "tcp 192.0.2.1:8080 192.0.2.2:*")
 	is(t, "the container's port", server, "80/tcp")
-	out.CloseWrite() // waits for the rest
+	out.CloseWrite() // and waits for the rest of the answer
 	if _, err := io.ReadAll(in); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +251,8 @@ func TestPublishedPorts(t *testing.T) {
 	asks(t, visitor.Dial("udp", "192.0.2.1:8053"))
 	is(t, "UDP", server, "8053/udp", "udp 192.0.2.1:8053 192.0.2.2:*")
 
-	// What ends here by another port is one visitor, by whichever ports it is asked for.
+	// A connection that is redirected to another port counts once, whichever of the two
+	// ports is asked for.
 	visitor.Dial("tcp", "192.0.2.1:2222")
 	accept(t, ssh)
 	nstest.Becomes(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
@@ -258,7 +260,7 @@ func TestPublishedPorts(t *testing.T) {
 	is(t, "behind", server, "22/tcp", "tcp 192.0.2.1:22 192.0.2.2:*")
 }
 
-// What is forwarded to other hosts came in by no door.
+// Flows that are forwarded to other hosts did not come in through a door.
 func TestOtherHostsConnections(t *testing.T) {
 	server, visitor := gateway(t)
 	lan := nstest.New(t)
@@ -272,7 +274,7 @@ func TestOtherHostsConnections(t *testing.T) {
 	is(t, "through here", server, "51820/udp")
 }
 
-// What this machine says to itself is no presence, at whichever of its addresses.
+// This machine's connections to itself do not count, whichever of its addresses they use.
 func TestThisMachineIsNobody(t *testing.T) {
 	server, _ := gateway(t)
 	server.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
@@ -294,7 +296,7 @@ func TestThisMachineIsNobody(t *testing.T) {
 			return err
 		})
 		defer udp.Close()
-		if pair[0] != "198.51.100.7" { // a server answers that from itself, ip(7)
+		if pair[0] != "198.51.100.7" { // here the server would answer from another address, ip(7)
 			asks(t, udp)
 		}
 	}
@@ -305,7 +307,8 @@ func TestThisMachineIsNobody(t *testing.T) {
 	is(t, "itself, in ranges", server, "1-65535/tcp 1-65535/udp")
 }
 
-// What this machine has begun is no presence, though its port lies in a door's.
+// Connections that this machine has begun do not count, even if their local port is one of
+// a door's.
 func TestOutgoingConnectionsAreNobody(t *testing.T) {
 	server, visitor := gateway(t)
 	web := visitor.Listen("tcp", ":80")
@@ -332,8 +335,8 @@ func TestOutgoingConnectionsAreNobody(t *testing.T) {
 	}
 }
 
-// A session is one whatever connection tracking has forgotten of it, and whoever
-// is heard first then; and where nothing is tracked.
+// A session counts even if connection tracking has forgotten it, whoever sends first then,
+// and where nothing is tracked.
 func TestForgottenSessions(t *testing.T) {
 	server, visitor := gateway(t)
 	l := server.Listen("tcp", ":22")
@@ -356,7 +359,8 @@ func TestForgottenSessions(t *testing.T) {
 	is(t, "not tracked", server, "22/tcp", one)
 }
 
-// Without leave to see flows, sockets count still, and what that means is said.
+// Without permission to list flows, sockets still count, and the error says what that
+// means.
 func TestFlowsCannotBeSeen(t *testing.T) {
 	server, visitor := gateway(t)
 	l := server.Listen("tcp", ":22")
@@ -366,7 +370,7 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	server.Do(w.FlowsVisible)
 	var found []Connection
 	var err, visible error
-	server.Do(func() error { // on a thread that is thrown away
+	server.Do(func() error { // on a thread that ends afterwards
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
 		if err := unix.Capset(&header, &none[0]); err != nil {
@@ -387,8 +391,8 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	}
 }
 
-// Looks share lasting connections, and none is closed while the kernel answers: one
-// that is closed holds up whoever is to be let in.
+// Looks share lasting connections, and none is closed as long as the kernel answers, since
+// closing one delays visitors who are to be let in.
 func TestLooksKeepTheirConnections(t *testing.T) {
 	server, _ := gateway(t)
 	server.Listen("tcp", ":22")
@@ -433,7 +437,7 @@ func TestLooksKeepTheirConnections(t *testing.T) {
 		t.Errorf("%d connections were made for all looks, want %d", len(made), lasting)
 	}
 	for _, c := range made {
-		c.Close() // behind its back
+		c.Close() // without its user noticing
 	}
 	for range lasting {
 		looks(1)

@@ -16,14 +16,14 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// A thousand doors that look at the same time are answered by two looks at the kernel:
-// the first, and one for all who came meanwhile. Each is told of its own ports, as they
-// were after it asked.
+// A thousand doors that look at the same time are answered by two looks at the kernel: the
+// first, and one for all that asked meanwhile. Each receives the connections to its own
+// ports, as they were after it asked.
 func TestLooksAreJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const took, doors = 10 * time.Millisecond, 1000
 		j := newJoined()
-		looks, inBy := 0, 1 // so many are in by each port
+		looks, inBy := 0, 1 // inBy is how many are in at each port
 		see := func(ports []port.Range) (in []Connection, err error) {
 			looks++
 			for _, p := range ports {
@@ -54,7 +54,7 @@ func TestLooksAreJoined(t *testing.T) {
 		}
 		begun := time.Now()
 		ask(0, "1 2000")
-		synctest.Wait() // it looks
+		synctest.Wait() // until the first look is under way
 		inBy = 2
 		for n := range doors {
 			ask(n, fmt.Sprint(n+1, " 2000"), fmt.Sprint(n+1, " 2001"))

@@ -18,14 +18,14 @@ import (
 	"time"
 )
 
-// fakeJournal is a journal that journalctl's stand-in reads.
+// fakeJournal is a journal that the stand-in for journalctl reads.
 type fakeJournal struct {
 	*logDir
 	entries int
 }
 
-// standIn builds journalctl's stand-in, once. It is a program of its own, since a
-// test binary with the race detector takes long to start, and is started often.
+// standIn builds the stand-in for journalctl, once. It is a program of its own, since it is
+// started often, and a test binary with the race detector starts slowly.
 func standIn(t *testing.T) string {
 	t.Helper()
 	program, err := builtStandIn()
@@ -58,7 +58,7 @@ func (j *fakeJournal) log() *Log {
 	return &Log{src: &journal{programs: []string{j.path("missing"), j.path("journalctl")}, patience: time.Minute}, now: func() time.Time { return j.now }}
 }
 
-// add logs a message of sshd's at hhmm.
+// add logs a message of sshd at hhmm.
 func (j *fakeJournal) add(hhmm, message string) {
 	j.t.Helper()
 	j.entries++
@@ -68,8 +68,8 @@ func (j *fakeJournal) add(hhmm, message string) {
 		j.entries, at(hhmm).UnixMicro(), trusted, text))
 }
 
-// calls returns the arguments of journalctl since the last time, without those
-// that are always there.
+// calls returns the arguments with which journalctl was called since the last time,
+// without those that are always there.
 func (j *fakeJournal) calls() []string {
 	j.t.Helper()
 	text, err := os.ReadFile(j.path("calls"))
@@ -121,12 +121,12 @@ func TestJournal(t *testing.T) {
 	if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
 		t.Errorf("warnings %q, want %q...", w, want)
 	}
-	j.now = at("07:55") // the clock is put back
+	j.now = at("07:55") // the clock is set back
 	last(t, l, "dave", "07:55")
 }
 
-// A login whose end sshd cut off is said until one counts.
-func TestJournalSaysWhatIsCut(t *testing.T) {
+// There is a warning about logins whose ends sshd cut off, until a login counts.
+func TestJournalReportsCutLogins(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("06:00", by("alice"))
 	j.add("06:10", long(500))
@@ -159,7 +159,7 @@ func TestJournalStopsReadingBack(t *testing.T) {
 	}
 }
 
-func TestJournalAnewAfterABadCursor(t *testing.T) {
+func TestJournalAfterABadCursor(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("07:40", by("alice"))
 	l := j.log()
@@ -191,15 +191,15 @@ func TestJournalWithoutData(t *testing.T) {
 	}
 	j.must(os.Remove(j.path("fail")))
 	j.must(os.Remove(j.path("entries")))
-	check("has no entry; ", "Storage=") // what was read once does not stand in for it
+	check("has no entry; ", "Storage=") // entries that were read before do not count as data
 	j.must(os.Remove(j.path("journalctl")))
 	check("journalctl is not installed (looked for ", "install journalctl")
-	j.write("journalctl", "no program") // and not executable
+	j.write("journalctl", "no program") // which is not executable
 	check(fmt.Sprintf("run %q: ", j.path("journalctl")), "execute it")
 }
 
-// What journalctl has printed before it fails counts, and what it failed of is
-// said; the way back is tried again, but not at each look.
+// What journalctl has printed before it failed counts, and there is a warning with the
+// reason. Reading back is tried again, but not at each look.
 func TestJournalInPart(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("07:00", "older, and damaged")
@@ -220,7 +220,7 @@ func TestJournalInPart(t *testing.T) {
 		}
 		return n
 	}
-	j.add("07:40", by("bob")) // what is new can be read
+	j.add("07:40", by("bob")) // new entries can be read
 	j.calls()
 	for range 6 {
 		j.now = j.now.Add(5 * time.Second)
@@ -230,22 +230,22 @@ func TestJournalInPart(t *testing.T) {
 		}
 	}
 	if n := walks(j.calls()); n > 2 { // after 5 seconds, and 10 more
-		t.Errorf("%d ways back in half a minute, want two at most", n)
+		t.Errorf("journalctl read back %d times in half a minute, want at most 2", n)
 	}
 	j.must(os.Remove(j.path("break")))
 	j.now = j.now.Add(walkAtMost)
 	last(t, l, "bob", "07:40")
 	quiet(t, l)
 	if n := walks(j.calls()); n != 1 {
-		t.Errorf("%d ways back when it is whole again, want one", n)
+		t.Errorf("journalctl read back %d times after the journal was repaired, want once", n)
 	}
 	last(t, l, "bob", "07:40")
 	if n := walks(j.calls()); n != 0 {
-		t.Errorf("%d ways back in a whole journal with nothing new, want none", n)
+		t.Errorf("journalctl read back %d times in a sound journal with nothing new, want never", n)
 	}
 }
 
-// A damaged file that journalctl passes over, with what it says about that.
+// If journalctl ignores a damaged file, its message is in the warning.
 func TestJournalOfWhichAFileIsDamaged(t *testing.T) {
 	j := newFakeJournal(t)
 	j.write("grumble", "Journal file /var/log/journal/x/system.journal corrupted, ignoring file.\n")
@@ -271,7 +271,8 @@ func TestJournalOfWhichAFileIsDamaged(t *testing.T) {
 	quiet(t, l)
 }
 
-// A journalctl that hangs is no empty journal, and leaves time for others.
+// A journalctl that hangs does not mean an empty journal, and leaves time for the other
+// sources.
 func TestJournalHangs(t *testing.T) {
 	j := newFakeJournal(t)
 	j.write("hang", "")
@@ -294,11 +295,11 @@ func TestJournalHangs(t *testing.T) {
 	if _, _, err := l.Last(t.Context()); err == nil || errors.Is(err, ErrNoData) {
 		t.Errorf("Auto, nothing else there: %v", err)
 	}
-	// Of a look's half a minute, some is left for the others.
+	// A part of a look's half minute is left for the other sources.
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if d := newJournal().waits(ctx); d > 20*time.Second || d < 10*time.Second {
-		t.Errorf("it may take %s of 30s", d)
+		t.Errorf("journalctl may take %s of 30s", d)
 	}
 }
 

@@ -22,14 +22,14 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// loginForm is the line of a login in one expression: stamp, host, program.
+// loginForm matches the line of a login: stamp, host, program and message.
 var loginForm = regexp.MustCompile(
 	`^\x00*(?:[A-Za-z]{3} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?|[0-9]{4}-[^ ]+) [^ \[]*[^ :\[] ` +
 		`(?:(?:kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local[0-7])` +
 		`\.(?:emerg|alert|crit|err|warn|notice|info|debug) )?` +
 		`sshd(?:-session)?(?:\.pam|\.krb5)?\[([1-9][0-9]{0,6})\]: (.*?)\r*$`)
 
-// protocolForm is the same as RFC 5424 has it.
+// protocolForm matches the same in the form of RFC 5424.
 var protocolForm = regexp.MustCompile(
 	`^\x00*<(?:0|[1-9][0-9]{0,2})>1 [0-9]{4}-[^ ]+ [!-~]{1,255} sshd(?:-session)?(?:\.pam|\.krb5)? ([1-9][0-9]{0,6}) [!-~]{1,32} ` +
 		`(?:-|(?:\[[^ \]]+(?: [^ "\]=]+="(?:[^"\\\]]|\\.)*")*\])+)  ?\x{feff}?(.*?)\r*$`)
@@ -41,7 +41,7 @@ var (
 	childForm    = regexp.MustCompile(` \[(?:pre|post)auth\]$`)
 )
 
-// secondReading tells a login's user, method and source from the line's forms.
+// secondReading reads a login's user, method and source with these expressions.
 func secondReading(line string) (l Login, ok bool) {
 	m := loginForm.FindStringSubmatch(line)
 	if m == nil {
@@ -83,10 +83,10 @@ func secondMessage(message string) (l Login, ok bool) {
 	return l, false
 }
 
-// FuzzLog writes a log of finished and unfinished lines, in one piece, in pieces
-// with a look after each, and with its front half rotated away, and holds that
-// the latest login is the one that reading every line finds, and that each that was
-// written after the first look is told once.
+// FuzzLog writes a log of finished and unfinished lines, in one piece, in pieces with a
+// look after each, and with its first half rotated. It checks that the latest login is the
+// one that reading every line finds, and that each login that was written after the first
+// look is reported once.
 func FuzzLog(f *testing.F) {
 	for _, s := range []string{
 		"\x00\x10\x00\x20\x01\x05", "\x00\x10\x02\x20\x00\x30\x05\x03\x07\x01\x04\x09\x00\x07", "\x03\xff\x03\xff\x00\x01\x03\xff\x00\x02",
@@ -119,7 +119,7 @@ func FuzzLog(f *testing.F) {
 			}
 			if len(all) == 0 {
 				if err == nil {
-					t.Fatalf("%s: an empty log is data", who)
+					t.Fatalf("%s: an empty log counts as data", who)
 				}
 				return
 			}
@@ -160,19 +160,20 @@ func FuzzLog(f *testing.F) {
 		look("grown to the end", grown)
 		for user, n := range told {
 			if n != 1 {
-				t.Errorf("the login of %q is told %d times, want once", user, n)
+				t.Errorf("the login of %q was reported %d times, want once", user, n)
 			}
 		}
 		for _, user := range due {
 			if told[user] == 0 {
-				t.Errorf("the login of %q is not told", user)
+				t.Errorf("the login of %q was not reported", user)
 			}
 		}
 		look("read at once", newFiles([]string{path}))
 	})
 }
 
-// quickDir is a directory in memory where there is one, to the end of the target.
+// quickDir returns a directory, in memory if possible, that is removed when the fuzz
+// target ends.
 func quickDir(f *testing.F) string {
 	f.Helper()
 	quick := "/dev/shm"
@@ -187,7 +188,7 @@ func quickDir(f *testing.F) string {
 	return dir
 }
 
-// drawLine makes a line of a log: times rise, and fall by less than disorder.
+// drawLine makes a line of a log. Times increase, or decrease by less than disorder.
 func drawLine(c *tape.Tape, n int, at *time.Time) []byte {
 	kind := c.Below(8)
 	*at = at.Add(time.Duration(c.Below(60)) * time.Second)
@@ -197,7 +198,7 @@ func drawLine(c *tape.Tape, n int, at *time.Time) []byte {
 	case 0, 1:
 		return []byte(login + "\n")
 	case 2:
-		return []byte(login) // its end comes later
+		return []byte(login) // the rest of the line comes later
 	case 3:
 		return append(bytes.Repeat([]byte("Accepted "), tape.Of(c, []int{0, 1, 905, 915, 8000})), '\n')
 	case 4:
@@ -210,8 +211,8 @@ func drawLine(c *tape.Tape, n int, at *time.Time) []byte {
 	return append(slices.Clone(c.Bytes(c.Below(40))), '\n')
 }
 
-// FuzzLines cuts text into lines backward and forward, and compares with cutting
-// all of it at once. What stands before zeros in a line does not matter.
+// FuzzLines splits text into lines backward and forward, and compares the lines with those
+// of splitting all of it at once. Text before zeros in a line does not matter.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("a\nbc\n\nd"), uint16(0), byte('x'), false, uint16(2))
 	f.Add([]byte("\n"), uint16(3), byte('x'), true, uint16(0))
@@ -241,7 +242,7 @@ func FuzzLines(f *testing.F) {
 			return true
 		})
 		if err != nil || i >= 0 {
-			t.Fatalf("%v; lines before %d were not met", err, i)
+			t.Fatalf("%v; lines before %d were not read", err, i)
 		}
 		want = bytes.Split(text, []byte("\n"))
 		short := func(lines [][]byte) (kept [][]byte) {
@@ -262,13 +263,13 @@ func FuzzLines(f *testing.F) {
 		}
 		last := afterZeros(want[len(want)-1])
 		if len(last) < maxLine && (done != int64(len(text)-len(rest)) || !bytes.Equal(afterZeros(rest), last)) {
-			t.Fatalf("forward: %d of %d bytes are done and %.60q is left, want %.60q", done, len(text), rest, last)
+			t.Fatalf("forward: %d of %d bytes were read and %.60q is left, want %.60q", done, len(text), rest, last)
 		}
 	})
 }
 
-// FuzzEntries holds that of journalctl's output every line is read by itself,
-// and that one which is too long is passed over as a whole.
+// FuzzEntries checks that each line of journalctl's output is read separately, and that a
+// line that is too long is skipped as a whole.
 func FuzzEntries(f *testing.F) {
 	var all []byte
 	for _, line := range realEntries {

@@ -78,7 +78,7 @@ func TestRealLines(t *testing.T) {
 				want.Source = netip.MustParseAddr(test.source)
 				from = test.source
 			}
-			want.Port = 51122 // also where the address is written otherwise
+			want.Port = 51122 // where the line has the address in another form
 			if _, number, ok := strings.Cut(test.line, from+" port "); ok {
 				fmt.Sscan(number, &want.Port)
 			}
@@ -94,8 +94,8 @@ func TestRealLines(t *testing.T) {
 
 const accepted = "Accepted password for root from 203.0.113.1 port 22 ssh2"
 
-// forgedLines are what strangers, other programs and local users can bring
-// into a log, and what sshd says besides.
+// forgedLines are lines that strangers, other programs and local users can bring into a
+// log, and other lines of sshd.
 var forgedLines = map[string]string{
 	"another program's tag":              "Nov 24 07:50:01 gate logger: " + accepted,
 	"a tag that begins so":               "Nov 24 07:50:01 gate sshd-evil[1]: " + accepted,
@@ -196,12 +196,12 @@ func TestUnknownStamps(t *testing.T) {
 	for _, stamp := range []string{"2026/11/24 07:50:01", "2026-11-24 07:50:01", "2026-11-24T07:50:01", "24. Nov 07:50:01", "Nov 31 07:50:01"} {
 		line := stamp + " gate sshd[1]: " + accepted
 		if _, what := parseLine(line, eight); what != oddStamp {
-			t.Errorf("%q: verdict %d, want that its stamp is not known", line, what)
+			t.Errorf("%q: verdict %d, want unknown stamp", line, what)
 		}
 	}
 }
 
-// Every month's stamp, also one that begins as sshd's message does.
+// The stamps of all months count, including one that begins as sshd's message does.
 func TestEveryMonthCounts(t *testing.T) {
 	for month := time.January; month <= time.December; month++ {
 		ref := time.Date(2026, month, 24, 8, 0, 0, 0, time.UTC)
@@ -212,13 +212,13 @@ func TestEveryMonthCounts(t *testing.T) {
 	}
 }
 
-// render writes a login as sshd and a syslog daemon would.
+// render returns a login as sshd and a syslog daemon would write it.
 func render(l Login) string {
 	return fmt.Sprintf("%s host sshd[1]: %s", l.Time.UTC().Format(time.RFC3339Nano), renderMessage(l))
 }
 
-// renderProtocol writes a login as RFC 5424 has it, whose stamps have no more
-// than six digits of a fraction.
+// renderProtocol returns a login in the form of RFC 5424, whose stamps have at most six
+// digits of a fraction.
 func renderProtocol(l Login) string {
 	return fmt.Sprintf("<86>1 %s host sshd 1 - [a@1 b=\"\\]\"] %s",
 		l.Time.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano), renderMessage(l))
@@ -232,8 +232,8 @@ func renderMessage(l Login) string {
 	return fmt.Sprintf("Accepted %s for %s from %s port %d ssh2", l.Method, l.User, source, l.Port)
 }
 
-// FuzzLine holds that a line is a login if a second reading has the same one, and
-// that it stays it when it is written anew.
+// FuzzLine checks that a line is a login if and only if a second reader finds the same
+// one, and that it is still that login when it is written again.
 func FuzzLine(f *testing.F) {
 	seeds := 0
 	add := func(line string) {
@@ -261,16 +261,16 @@ func FuzzLine(f *testing.F) {
 		if what != isLogin {
 			_, _, known := cutStamp(strings.TrimLeft(line, "\x00"), eight)
 			if ok && known {
-				t.Fatalf("%q: verdict %d, the second reading has %+v", line, what, second)
+				t.Fatalf("%q: verdict %d, but the second reader has %+v", line, what, second)
 			}
 			if what != noLogin && !missesLogin(line, what) {
-				t.Fatalf("%q: verdict %d, but there is nothing to be warned about", line, what)
+				t.Fatalf("%q: verdict %d, but there is no reason for a warning", line, what)
 			}
 			return
 		}
 		second.Time = login.Time
 		if d := cmp.Diff(second, login, sameTime); !ok || d != "" {
-			t.Fatalf("%q: a login by one reading only, or another one (%v):\n%s", line, ok, d)
+			t.Fatalf("%q: the two readers disagree about the login (%v):\n%s", line, ok, d)
 		}
 		for _, again := range []string{render(login), renderProtocol(login)} {
 			got, what := parseLine(again, eight)
@@ -282,12 +282,12 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// wordForm is a word that ends another program's header, or is metalog's.
+// wordForm matches a word that ends another program's header, or one of metalog.
 var wordForm = regexp.MustCompile(`(?:^|[ >])[^ ]*:$|^\[`)
 
-// missesLogin says whether a line that is warned about has a login that begins
-// where sshd's program field ends, or the line does, with no other program's
-// field before.
+// missesLogin reports whether a line that causes a warning has a login that begins after
+// sshd's program field, or at the beginning of the line, with no other program's field
+// before it.
 func missesLogin(line string, what verdict) bool {
 	line = strings.TrimRight(strings.TrimLeft(line, "\x00"), "\r")
 	if what == inContainer && strings.HasPrefix(line, "{") {

@@ -10,7 +10,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain lets the test binary be other programs, by the name it is run as.
+// TestMain makes the test binary act as other programs, depending on the name under which
+// it is run.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "sshd", "sshd-session", "evil":

@@ -117,8 +117,8 @@ func TestOwnAddressesOfIPv6(t *testing.T) {
 	}
 }
 
-// What the kernel says: with one table and, after a rule, with two; and what a
-// transparent proxy takes in is not the host's own.
+// The kernel's own lists can be read, with one routing table and, after a rule was added,
+// with two. Addresses whose packets a transparent proxy receives are not the host's own.
 func TestOwnAddressesOfTheKernel(t *testing.T) {
 	n, _ := nstest.Gate(t)
 	want := []string{"127.0.0.0/8", "127.0.0.1", "192.0.2.1", "198.51.100.0/24", "2001:db8:7::/48", "2001:db8::1", "::1"}
@@ -161,7 +161,7 @@ func TestOwnAddressesOfTheKernel(t *testing.T) {
 	n.Run("ip", "route", "add", "local", "192.0.2.0/24", "dev", "lo", "table", "100")
 	n.Run("ip", "-6", "route", "add", "local", "2000::/3", "dev", "lo", "table", "100")
 	check("beside a transparent proxy")
-	// As those are of an interface that belongs to a VRF.
+	// The local routes of an interface in a VRF are in another table like this one.
 	n.Run("ip", "route", "add", "local", "203.0.113.200", "dev", "lo", "table", "10")
 	want = append(want, "203.0.113.200")
 	slices.Sort(want)

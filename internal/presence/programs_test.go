@@ -14,12 +14,12 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// programs are what testdata/logs has: what real programs wrote about two logins
-// of root's through a real sshd, or one where sshd wrote it itself. The first
-// line of each file says which program, which version and how it was set up.
+// programs are the files of testdata/logs: what real programs wrote about two logins of
+// root through a real sshd, or about one where sshd itself wrote the file. The first line
+// of each says which program in which version wrote it, and how it was configured.
 var programs = map[string]struct {
 	last string // the last login's time; "" for none that counts
-	odd  string // what the one warning says; "" for none
+	odd  string // a part of the only warning; "" for none
 }{
 	"rsyslog-5424":     {last: "2026-11-26T21:24:56.843222Z"},
 	"rsyslog-file":     {last: "2026-11-26T21:24:56.843222Z"},
@@ -77,8 +77,8 @@ func TestRealPrograms(t *testing.T) {
 	}
 }
 
-// unknownHeaders are logins of sshd's under headers that cannot be told from
-// others' or do not say when, and what is said about each.
+// unknownHeaders are logins with headers that cannot be distinguished from those of other
+// programs, or that do not have the time, and a part of the warning about each.
 var unknownHeaders = map[string]struct{ line, odd string }{
 	"no stamp, no program":             {accepted, "have no stamp"},
 	"sshd -E":                          {accepted + "\r", "have no stamp"},
@@ -102,14 +102,14 @@ var unknownHeaders = map[string]struct{ line, odd string }{
 	"cut by sshd":                      {"Nov 24 07:50:01 gate sshd[1]: " + long(500), "cut"},
 }
 
-// long is a login's message of n bytes, as sshd cuts one.
+// long returns a login's message of n bytes, as if sshd had cut it.
 func long(n int) string {
 	s := "Accepted publickey for root from 203.0.113.1 port 22 ssh2: ED25519-CERT SHA256:abc ID "
 	return s + strings.Repeat("x", n-len(s))
 }
 
-// Each kind is said once for a file, however many lines there are, and what is
-// said does not change with the next.
+// There is one warning of each kind for a file, however many lines there are, and it does
+// not change with the next line.
 func TestUnknownHeadersAreSaid(t *testing.T) {
 	for name, test := range unknownHeaders {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestUnknownHeadersAreSaid(t *testing.T) {
 				t.Fatalf("%q: warnings %q, want one with %q", test.line, said, test.odd)
 			}
 			if byStamp := strings.Contains(test.odd, "stamp is"); strings.Contains(said[0], "root") != byStamp {
-				t.Errorf("%q: warnings %q: shown is a line whose header is sshd's for sure, and no other", test.line, said)
+				t.Errorf("%q: warnings %q: want a line shown if its header is certainly sshd's, and no other", test.line, said)
 			}
 			d.write("auth.log", strings.Replace(test.line, "root", "toor", 1)+"\n"+in("07:00", "carol"))
 			last(t, l, "carol", "07:00")
@@ -134,8 +134,8 @@ func TestUnknownHeadersAreSaid(t *testing.T) {
 	}
 }
 
-// What strangers bring into a log, and what sshd says besides, is neither a
-// login nor warned about.
+// Lines that strangers can bring into a log, and other lines of sshd, are neither logins nor
+// reasons for a warning.
 func TestForgedLinesAreNotWarnedAbout(t *testing.T) {
 	d := newLogDir(t)
 	for _, line := range forgedLines {
@@ -146,8 +146,8 @@ func TestForgedLinesAreNotWarnedAbout(t *testing.T) {
 	quiet(t, l)
 }
 
-// Every kind at once: each is said, in the same order each time.
-func TestKindsAreSaidInOrder(t *testing.T) {
+// If there are warnings of all kinds, they always have the same order.
+func TestWarningsAreInOrder(t *testing.T) {
 	d := newLogDir(t)
 	for _, test := range unknownHeaders {
 		d.write("auth.log", test.line+"\n")
@@ -166,7 +166,7 @@ func TestKindsAreSaidInOrder(t *testing.T) {
 	}
 }
 
-// A login over loopback did not come in through a door, and hides nobody's.
+// A login over loopback did not come in through a door, and does not hide another login.
 func TestLoginsOverLoopbackDoNotCount(t *testing.T) {
 	d := newLogDir(t)
 	for _, source := range []string{"127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"} {
@@ -182,8 +182,8 @@ func TestLoginsOverLoopbackDoNotCount(t *testing.T) {
 	last(t, l, "alice", "07:00")
 }
 
-// A line costs what its length does, whatever stands in it: what is taken apart
-// is not copied, so that four times the text is no more allocations.
+// The cost of a line depends only on its length, whatever is in it: its parts are not
+// copied, so that four times the text does not take more allocations.
 func TestALineCostsItsLength(t *testing.T) {
 	header := "Nov 24 07:50:01 gate sshd[1]: "
 	for name, line := range map[string]func(n int) string{
@@ -213,7 +213,7 @@ func TestALineCostsItsLength(t *testing.T) {
 	}
 }
 
-// Nor did one from an address of the machine's own.
+// A login from one of the machine's own addresses does not count either.
 func TestLoginsOfTheMachineItselfDoNotCount(t *testing.T) {
 	n, _ := nstest.Gate(t)
 	j := newFakeJournal(t)

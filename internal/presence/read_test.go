@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// bytesRead is how much this process has read, by proc(5)'s io.
+// bytesRead returns how much this process has read, according to /proc/self/io.
 func bytesRead(t *testing.T) int64 {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/io")
@@ -62,7 +62,7 @@ func TestBigLogIsCheap(t *testing.T) {
 	}
 }
 
-// Lines read backwards are the lines read forwards.
+// Lines read backward are the same as lines read forward.
 func TestLinesBothWays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var b strings.Builder
@@ -76,7 +76,7 @@ func TestLinesBothWays(t *testing.T) {
 		var back, want []string
 		first := true
 		err := linesBackward(strings.NewReader(text), 0, int64(len(text)), func(line []byte, long bool) bool {
-			if first { // what follows the last newline
+			if first { // this is what follows the last newline
 				want := []byte(text[strings.LastIndexByte(text, '\n')+1:])
 				if line, want := afterZeros(line), afterZeros(want); string(line) != string(want) {
 					t.Fatalf("the unfinished line is %q, want %q", line, want)

@@ -23,9 +23,9 @@ const (
 	logStream = "/run/systemd/journal/stdout"
 )
 
-// logAs is what the test binary does when it is run as sshd: it writes its
-// argument to the journal as syslog(3) would, or as what systemd makes of standard
-// error if there are two, and stays until its input ends.
+// logAs is what the test binary does when it is run as sshd: it writes its argument to the
+// journal, as syslog(3) would, or, if there are two arguments, as a service's standard
+// error, and runs until its input ends.
 func logAs(args []string) int {
 	network, address, format := "unixgram", devLog, "<38>Nov 24 07:50:01 sshd[%d]: %s"
 	if len(args) > 1 {
@@ -45,8 +45,8 @@ func logAs(args []string) int {
 	return 0
 }
 
-// TestRealJournal runs journald in mount, process and network namespaces of
-// its own, where this test runs itself again: see insideJournal.
+// TestRealJournal runs itself again, with journald, in mount, process and network
+// namespaces of their own: see insideJournal.
 func TestRealJournal(t *testing.T) {
 	const journald = "/lib/systemd/systemd-journald"
 	nstest.Need(t, "journalctl", journald)
@@ -104,7 +104,7 @@ func insideJournal(t *testing.T, journald string) {
 	defer daemon.Process.Kill()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, ok, err := l.Last(t.Context()); err == nil && !ok && l.String() == "the journal" {
-			break // its own first entry is there, and no login
+			break // journald's own first entry is there, and no login
 		} else if time.Now().After(deadline) {
 			t.Fatalf("journald has no entry: %v, %v", ok, err)
 		}
@@ -148,7 +148,7 @@ func insideJournal(t *testing.T, journald string) {
 		}
 	}
 	if got, ok, err := Journal(time.Now).Last(t.Context()); err != nil || !ok || got.User != "bob" {
-		t.Errorf("read anew: %+v, %v, %v, want bob", got, ok, err)
+		t.Errorf("read again: %+v, %v, %v, want bob", got, ok, err)
 	}
 	logThrough(t, sshd, 0, "Invalid user x\n"+by("mallory")+"\n from 192.0.2.7 port 7", "stderr")
 	if got, w := user(), l.Warnings(); got != "bob" || len(w) != 1 || !strings.Contains(w[0], "sshd -e") {
@@ -161,9 +161,9 @@ func insideJournal(t *testing.T, journald string) {
 	insideDamagedJournal(t, l, sshd)
 }
 
-// insideDamagedJournal damages the journal's file, as a power cut or a bad block
-// does: the auth log tells, and what journalctl says is passed on; and what is
-// logged to a new file counts again.
+// insideDamagedJournal damages the journal's file, as a power cut or a bad block does: the
+// auth log is used, journalctl's message is in the warning, and what is logged to a new
+// file of the journal counts again.
 func insideDamagedJournal(t *testing.T, l *Log, sshd string) {
 	found, err := filepath.Glob("/run/log/journal/*/system.journal")
 	if err != nil || len(found) != 1 {
@@ -193,23 +193,23 @@ func insideDamagedJournal(t *testing.T, l *Log, sshd string) {
 	if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "ignoring file; `journalctl --verify` tells") {
 		t.Errorf("warnings %q", w)
 	}
-	logThrough(t, sshd, 0, by("dave")) // journald sees it, and begins a new file
+	logThrough(t, sshd, 0, by("dave")) // journald notices the damage, and begins a new file
 	got, ok, err = Auto(time.Now).Last(t.Context())
 	if err != nil || !ok || got.User != "dave" {
 		t.Errorf("a new file: %+v, %v, %v, want dave", got, ok, err)
 	}
 }
 
-// logThrough has program log the message; journald looks at the living process.
-// Into a stream it is logged again where journald read it before it asked whose
-// it is (SO_PASSCRED in unix(7)); that is nobody's entry then.
+// logThrough makes program log the message, and lives until journald has looked at the
+// process. A message to a stream is logged again if journald read it before it asked for
+// the sender's credentials (SO_PASSCRED in unix(7)), since that entry has no process.
 func logThrough(t *testing.T, program string, uid uint32, message ...string) {
 	t.Helper()
 	for !logOnce(t, program, uid, message) {
 	}
 }
 
-// logOnce logs the message, and says whether journald knows whose it is.
+// logOnce logs the message, and reports whether journald knows which process sent it.
 func logOnce(t *testing.T, program string, uid uint32, message []string) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, message...)
@@ -229,12 +229,12 @@ func logOnce(t *testing.T, program string, uid uint32, message []string) bool {
 	if _, err := io.ReadFull(stdout, make([]byte, len("logged\n"))); err != nil {
 		t.Fatalf("%s did not log: %v", program, err)
 	}
-	// journald handles messages in their order, so once it has synced, it has
-	// looked at the process.
+	// journald handles messages in order, so once it has synced, it has looked at the
+	// process.
 	if out, err := exec.Command("journalctl", "--sync").CombinedOutput(); err != nil {
 		t.Fatalf("journalctl --sync: %v: %s", err, out)
 	}
-	// A stream it may read after that.
+	// It may read a stream only after that.
 	end := message[0][strings.LastIndexByte(message[0], '\n')+1:]
 	has := func(match ...string) bool {
 		out, err := exec.Command("journalctl", append(match, "--output=cat")...).Output()

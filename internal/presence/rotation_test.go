@@ -32,7 +32,7 @@ func TestRotationByRenaming(t *testing.T) {
 			d.write("secure", noise("07:55"))
 			last(t, l, "bob", "07:50")
 			last(t, d.log(names...), "bob", "07:50")
-			// The daemon that writes has not yet been told to reopen its file.
+			// The syslog daemon has not been told to reopen its file yet.
 			d.write("secure.1", in("07:56", "carol"))
 			last(t, l, "carol", "07:56")
 			d.rename("secure.1", "secure.2")
@@ -54,7 +54,7 @@ func TestRotationByCopying(t *testing.T) {
 	last(t, l, "bob", "07:50")
 	d.write("auth.log", noise("07:52"))
 	last(t, l, "bob", "07:50")
-	// Grown past where it was read to before anybody looked again.
+	// Before the next look, the file grows beyond the offset up to which it was read.
 	d.copytruncate("auth.log", "auth.log.1")
 	d.write("auth.log", in("07:55", "carol")+strings.Repeat(noise("07:56"), 40))
 	last(t, l, "carol", "07:55")
@@ -69,7 +69,7 @@ func TestCompressedRotations(t *testing.T) {
 	d.write("auth.log.1", noise("07:52"))
 	d.write("auth.log", "")
 	last(t, d.log("auth.log"), "alice", "07:50")
-	// A list from before the files were compressed.
+	// The list was made before the files were compressed.
 	l := d.log("auth.log", "auth.log.1", "auth.log.2", "auth.log.3")
 	last(t, l, "alice", "07:50")
 	last(t, l, "alice", "07:50")
@@ -81,7 +81,7 @@ func TestCompressedRotations(t *testing.T) {
 	}
 }
 
-// Files older than what is needed are there, and are not read.
+// Files that are older than needed are not read.
 func TestOlderFilesAreLeftAlone(t *testing.T) {
 	d := newLogDir(t)
 	d.now = at("07:29")
@@ -97,8 +97,8 @@ func TestOlderFilesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// What nobody had looked at before it was copied away counts, whatever other hosts'
-// clocks say on the way.
+// Logins that were copied to another file before anybody looked count, whatever other
+// hosts' clocks say in the lines between.
 func TestCopiedAwayUnread(t *testing.T) {
 	d := newLogDir(t)
 	late := strings.Repeat(strings.Replace(noise("05:00"), "gate", "far", 1), 100)
@@ -111,7 +111,7 @@ func TestCopiedAwayUnread(t *testing.T) {
 	last(t, l, "bob", "07:50")
 }
 
-// Two logs of which neither is the other's rotation.
+// Two logs, neither of which is a rotation of the other, both count.
 func TestTwoLogs(t *testing.T) {
 	d := newLogDir(t)
 	d.write("one", noise("05:00")+in("07:00", "alice")+noise("07:59"))
@@ -147,7 +147,7 @@ func TestRotations(t *testing.T) {
 	}
 }
 
-// busybox syslogd, sysklogd and savelog call the newest rotation ".0".
+// The newest rotation may end in ".0", as with busybox syslogd, sysklogd and savelog.
 func TestRotationZero(t *testing.T) {
 	for _, suffix := range []string{"", ".gz"} {
 		t.Run("messages.0"+suffix, func(t *testing.T) {
@@ -163,11 +163,11 @@ func TestRotationZero(t *testing.T) {
 	}
 }
 
-// Rotations whose dates are in other forms than logrotate's first one.
+// The dates of rotations may have other forms than logrotate's default.
 func TestDates(t *testing.T) {
 	for _, test := range []struct {
 		names string // newest first
-		over  string // what is passed over
+		over  string // names that are ignored
 	}{
 		{"l-20261122 l-20261115 l-20261108", ""},
 		{"l-2026112207 l-2026112206.gz l-2026112123", ""},
@@ -184,7 +184,7 @@ func TestDates(t *testing.T) {
 		{"", "l-20260230"},         // no such day
 		{"", "l.1.xz"},             // cannot be read
 		{"", "l.1.lz4"},            //
-		{"", "l.old"},              // which of all?
+		{"", "l.old"},              // its age is not known
 		{"", "l-2026112"},          //
 		{"", "l-20261122-x"},       //
 		{"l.1.gz", "l.1.gz.part2"}, //
@@ -192,14 +192,14 @@ func TestDates(t *testing.T) {
 		t.Run(test.names+test.over, func(t *testing.T) {
 			d := newLogDir(t)
 			names := strings.Fields(test.names)
-			for i := range names { // made in another order than read
+			for i := range names { // create them in another order than they are read
 				d.write(names[(i*7+1)%len(names)], "x\n")
 			}
 			for _, n := range append(strings.Fields(test.over), "l") {
 				d.write(n, noise("07:00"))
 			}
 			for _, n := range []string{"l.swp", "l~", "lx.1", "list.1", "l.bak", "l-latest", ".l.1"} {
-				d.write(n, "x\n") // nobody's rotation
+				d.write(n, "x\n") // not rotations of l
 			}
 			var got []string
 			for _, p := range places([]string{d.path("l")})[1:] {
@@ -214,13 +214,14 @@ func TestDates(t *testing.T) {
 			}
 			l := d.log("l")
 			if diff := cmp.Diff(over, l.PassedOver(), cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("passed over (-want +got):\n%s", diff)
+				t.Errorf("ignored (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// The last line of a file that nobody writes any more is whole without a newline.
+// The last line of a rotated file, to which nothing is written any more, counts even without
+// a newline.
 func TestLastLineOfARotatedFile(t *testing.T) {
 	unfinished := strings.TrimSuffix(in("07:50", "alice"), "\n")
 	for _, names := range [][]string{{"auth.log"}, {"auth.log", "auth.log.1"}} {
@@ -230,7 +231,7 @@ func TestLastLineOfARotatedFile(t *testing.T) {
 			d.now = at("07:50")
 			d.write("auth.log.1", in("07:40", "bob")+unfinished)
 			l := d.log(names...)
-			last(t, l, "bob", "07:40") // it may still be written: half of a name is no name
+			last(t, l, "bob", "07:40") // the line may still be being written: half of a name is no name
 			d.now = eight
 			last(t, l, "alice", "07:50")
 			last(t, l, "alice", "07:50")
@@ -259,8 +260,8 @@ func TestLastLineOfARotatedFile(t *testing.T) {
 	})
 }
 
-// A compressed file that is still being written is read as far as it goes, and
-// again when it is whole.
+// A compressed file that is still being written is read up to its end, and again when it is
+// complete.
 func TestHalfCompressed(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log.1", in("07:50", "alice"))
@@ -281,7 +282,7 @@ func TestHalfCompressed(t *testing.T) {
 	quiet(t, l)
 }
 
-// A rotated file's stamps are no later than its last writing.
+// The stamps in a rotated file are not later than its modification time.
 func TestAnOldFileIsOld(t *testing.T) {
 	d := newLogDir(t)
 	d.now = at("07:31").AddDate(-1, 0, 0)
@@ -294,8 +295,8 @@ func TestAnOldFileIsOld(t *testing.T) {
 	}
 }
 
-// Whatever is appended, rotated, copied or compressed between two looks, one
-// who looks now and then knows the same last login as one who reads it all.
+// Whatever is appended, rotated, copied or compressed between two looks, a reader that looks
+// now and then finds the same last login as one that reads everything.
 func TestAnyHistory(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		d := newLogDir(t)

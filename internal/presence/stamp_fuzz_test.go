@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// isoForm is what RFC 3339 allows, also with ISO 8601's comma and short zone.
+// isoForm matches stamps of RFC 3339, also with the comma and the short zone of ISO 8601.
 var isoForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([.,]\d+)?(?:Z|([+-])(\d\d):?(\d\d))$`)
 
-// protocolStampForm is what RFC 5424 allows, with the same groups.
+// protocolStampForm matches stamps of RFC 5424, with the same groups.
 var protocolStampForm = regexp.MustCompile(
 	`^<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(?:Z|([+-])(\d\d):(\d\d))$`)
 
-// FuzzStamp holds that a stamp without a year becomes the instant that looking
-// through all years and all offsets finds, and that one with a year is read as
-// written.
+// FuzzStamp checks that a stamp without a year becomes the instant that a search through
+// all years and all offsets finds, and that one with a year is read as written.
 func FuzzStamp(f *testing.F) {
 	seeds := 0
 	for i := range zones {
@@ -34,13 +33,14 @@ func FuzzStamp(f *testing.F) {
 			f.Add(line, eight.Unix()+int64(i)*86400*40, uint8(i))
 		}
 	}
-	for i, zone := range zones { // now, and what is just and just not ahead
+	for i, zone := range zones { // now, and the limits of what counts as ahead
 		for _, away := range []time.Duration{0, -1, 1, 3600, 86399, 86400, 86401, -86400 * 364, -86400 * 365} {
 			ref := eight.AddDate(0, i, 7*i).In(location(f, zone))
 			f.Add(ref.Add(away*time.Second).Format(time.Stamp)+" h", ref.Unix(), uint8(i))
 		}
 	}
-	// Between the two passings of a reading in Berlin (see TestCutStamp), and after.
+	// Between the two instants of a time that occurs twice in Berlin (see TestCutStamp), and
+	// after them.
 	for _, minutes := range []int{-35, -25, 25, 35} {
 		f.Add("Oct 25 02:30:00 h", time.Date(2026, 10, 25, 1, minutes, 0, 0, time.UTC).Unix(), uint8(1))
 	}
@@ -50,14 +50,14 @@ func FuzzStamp(f *testing.F) {
 		f.Fatalf("only %d seeds", seeds)
 	}
 	f.Fuzz(func(t *testing.T, line string, now int64, zone uint8) {
-		// From 1990 to 2190: offsets are whole quarters of an hour then.
+		// From 1990 to 2190, all offsets are whole quarters of an hour.
 		const from, to = 631152000, 6942672000
 		ref := time.Unix(from+((now-from)%(to-from)+(to-from))%(to-from), 0).In(location(t, zones[int(zone)%len(zones)]))
 		got, rest, ok := cutStamp(line, ref)
 		if !ok {
 			if bsd, is := readBSD(line); is {
 				if want, any := search(bsd, ref); any {
-					t.Fatalf("cutStamp(%q) at %s knows nothing, want %s", line, ref, want)
+					t.Fatalf("cutStamp(%q) at %s has no result, want %s", line, ref, want)
 				}
 			}
 			return
@@ -101,7 +101,7 @@ type wallTime struct {
 	fraction                  time.Duration
 }
 
-// fractionForm is what may stand between a stamp's seconds and its space.
+// fractionForm matches what may follow a stamp's seconds, up to its space.
 var fractionForm = regexp.MustCompile(`^(?:\.([0-9]{1,9}))? `)
 
 // readBSD reads "Nov  2 07:50:01 " by its columns.
@@ -134,13 +134,13 @@ func readBSD(line string) (w wallTime, ok bool) {
 	return w, w.month > 0 && w.day > 0 && w.day <= 31 && w.hour < 24 && w.minute < 60 && w.second < 60
 }
 
-// search looks through the years, and through all offsets that a zone can have,
-// for instants that read as w: of the latest such reading that is not more than
-// a day ahead, the last passing that is not still to come, else the first. There
-// is none if the clock skipped w after that reading.
+// search looks through the years, and through all offsets that a zone can have, for
+// instants at which the clock shows w. It takes the latest year in which w is not more than
+// a day ahead, and if w occurs twice in it, the last instant that is not in the future, or
+// else the first. There is no result if the clock skipped w after that.
 func search(w wallTime, ref time.Time) (best time.Time, ok bool) {
 	for year := ref.Year() + 1; year >= ref.Year()-8; year-- {
-		var passings []time.Time // in the order of their instants
+		var passings []time.Time // the instants, in order
 		for quarter := 16 * 4; quarter >= -16*4; quarter-- {
 			at := time.Date(year, w.month, w.day, w.hour, w.minute, w.second, 0, time.FixedZone("", quarter*15*60)).In(ref.Location())
 			if at.Year() == year && (wallTime{at.Month(), at.Day(), at.Hour(), at.Minute(), at.Second(), w.fraction}) == w {

@@ -41,8 +41,8 @@ func TestCutStamp(t *testing.T) {
 		{"the fold, first passing", "Oct 25 02:30:00 h", "2026-10-25T02:35:00+02:00", "Europe/Berlin", "2026-10-25T02:30:00+02:00"},
 		{"the fold, second passing", "Oct 25 02:30:00 h", "2026-10-25T02:35:00+01:00", "Europe/Berlin", "2026-10-25T02:30:00+01:00"},
 		{"the fold, later", "Oct 25 02:30:00 h", now, "Europe/Berlin", "2026-10-25T02:30:00+01:00"},
-		// On 29 March 2026 there was no 2:30; in 2025 there was, but no log that
-		// is written on has it as its latest.
+		// On 29 March 2026 there was no 2:30. In 2025 there was, but a log that is still
+		// being written would have later stamps.
 		{"a time that was skipped", "Mar 29 02:30:00 h", now, "Europe/Berlin", ""},
 		{"a time that will be skipped", "Mar 29 02:30:00 h", "2026-03-28T01:00:00+01:00", "Europe/Berlin", "2025-03-29T02:30:00+01:00"},
 		{"a time that is skipped tomorrow", "Mar 29 02:30:00 h", "2026-03-28T02:30:00+01:00", "Europe/Berlin", ""},
@@ -96,7 +96,7 @@ func TestCutStamp(t *testing.T) {
 			got, rest, ok := cutStamp(test.line, ref.In(location(t, test.zone)))
 			if !ok {
 				if test.want != "" {
-					t.Errorf("cutStamp(%q) knows no stamp, want %s", test.line, test.want)
+					t.Errorf("cutStamp(%q) finds no stamp, want %s", test.line, test.want)
 				}
 				return
 			}
@@ -113,9 +113,9 @@ func TestCutStamp(t *testing.T) {
 var zones = []string{"UTC", "Europe/Berlin", "America/New_York", "America/St_Johns", "Australia/Lord_Howe",
 	"Africa/Cairo", "Africa/Casablanca", "Pacific/Auckland", "Pacific/Apia", "Asia/Kathmandu", "America/Havana"}
 
-// Whatever time of the past year a syslog daemon writes is read back as that
-// instant, or as the other passing of a clock that was put back; never later
-// than now.
+// Any time of the past year that a syslog daemon writes is read back as the same instant,
+// or, if the clock was set back, as the other instant with that time; never as later than
+// now.
 func TestPastYearReadsBack(t *testing.T) {
 	var locs []*time.Location
 	for _, z := range zones {
@@ -125,11 +125,11 @@ func TestPastYearReadsBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		loc := rapid.SampledFrom(locs).Draw(t, "zone")
 		now := start.Add(time.Duration(rapid.Int64Range(0, 6*365*24*3600).Draw(t, "now")) * time.Second).In(loc)
-		// A stamp of a year ago less a day would be one of tomorrow.
+		// A stamp from a day less than a year ago would count as tomorrow's.
 		past := now.Add(-time.Duration(rapid.Int64Range(0, 363*24*3600).Draw(t, "ago")) * time.Second)
 		got, _, ok := cutStamp(past.Format(time.Stamp)+" host", now)
 		if !ok {
-			t.Fatalf("%s at %s: not known", past, now)
+			t.Fatalf("%s at %s: no stamp found", past, now)
 		}
 		if got.Equal(past) {
 			return
@@ -141,13 +141,13 @@ func TestPastYearReadsBack(t *testing.T) {
 	})
 }
 
-// Every second of the hours around each change of the clocks, exactly.
+// Every second of the hours around each change of the clocks is read back exactly.
 func TestClockChangesReadBack(t *testing.T) {
 	berlin := location(t, "Europe/Berlin")
 	for _, change := range []string{"2026-03-29T01:00:00Z", "2026-10-25T01:00:00Z"} {
 		at, _ := time.Parse(time.RFC3339, change)
 		for past := at.Add(-3 * time.Hour); past.Before(at.Add(3 * time.Hour)); past = past.Add(7 * time.Second) {
-			// A line is read at once, so the right one of two passings is known.
+			// If a line is read at once, it is known which of two instants is meant.
 			now := past.In(berlin)
 			got, _, ok := cutStamp(now.Format(time.Stamp)+" host", now)
 			if !ok || !got.Equal(past) {

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delivered waits, after the other end's last word, until ours is acknowledged, and
-// returns why it is not going to be, or nil when ctx ends. What is sent is in this
-// kernel at first, up to megabytes of it, and once the socket is closed nobody is
-// told of a connection that fails then; nor is a write under way that would meet it
-// while standard input says nothing.
+// delivered waits, after the other end has ended its direction, until ours has ended too
+// and is acknowledged. It returns why that will not happen, or nil when ctx ends. What
+// was written is in this kernel's buffers at first, up to megabytes of it, and nobody
+// learns of a connection that fails after its socket was closed. Nor would a write meet
+// the failure while standard input has nothing to send.
 func delivered(ctx context.Context, conn net.Conn) error {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
@@ -40,9 +40,10 @@ func delivered(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-// doneWith says whether the kernel is done with a TCP connection, and what made it
-// fail. It goes to TCP_CLOSE when both ends are acknowledged (tcp_time_wait and
-// tcp_rcv_state_process in net/ipv4), and with an error (tcp_reset, tcp_write_err).
+// doneWith reports whether the kernel is done with a TCP connection, and what made it
+// fail. The state becomes TCP_CLOSE once the ends of both directions are acknowledged
+// (tcp_time_wait and tcp_rcv_state_process in net/ipv4), and after an error (tcp_reset,
+// tcp_write_err).
 func doneWith(fd int) (ended bool, failed error) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
 	if err != nil {

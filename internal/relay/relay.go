@@ -1,6 +1,6 @@
-// Package relay joins a connection to standard input and output, as ssh's ProxyCommand
-// wants it: each direction ends by itself, and what was sent has arrived, or the error
-// says that it has not.
+// Package relay connects standard input and output to a connection, as ssh's ProxyCommand
+// needs it: each direction ends by itself, and either all that was sent has arrived, or
+// the error says that it has not.
 package relay
 
 import (
@@ -14,17 +14,17 @@ import (
 	"syscall"
 )
 
-// Join copies between conn and the streams until both directions are at their end, or
-// one of them fails. The end of one is passed on and leaves the other alone: a server
-// may say that it will not say more and read on, and a visitor may. When ctx ends, the
+// Join copies between conn and the streams until both directions have ended, or one of
+// them fails. The end of one direction is passed on and does not affect the other: a
+// server may stop sending and still read, and so may a visitor. When ctx ends, the
 // error is ctx's. Join closes conn, and stdout if that is a file; a read of stdin may
-// still be under way when it returns.
+// still be in progress when it returns.
 func Join(ctx context.Context, stdin io.Reader, stdout io.Writer, conn net.Conn) error {
 	defer conn.Close()
 	done := make(chan error, 2)
 	// Both end with what they read or write. A read of standard input cannot be
-	// interrupted, so it is not waited for after a failure: the process ends with this
-	// command.
+	// interrupted, so Join does not wait for it after a failure: the process ends with
+	// this command anyway.
 	go func() { done <- send(stdin, conn) }()
 	go func() { done <- receive(ctx, stdout, conn) }()
 	for range 2 {
@@ -40,7 +40,7 @@ func Join(ctx context.Context, stdin io.Reader, stdout io.Writer, conn net.Conn)
 	return nil
 }
 
-// send copies standard input to conn, and its end.
+// send copies standard input to conn, and passes on its end.
 func send(stdin io.Reader, conn net.Conn) error {
 	err := pump(conn, stdin)
 	if f, ok := errors.AsType[*fs.PathError](err); ok {
@@ -55,14 +55,14 @@ func send(stdin io.Reader, conn net.Conn) error {
 	return nil
 }
 
-// notSent is the error for a connection that failed before the other end had all of
-// standard input.
+// notSent returns the error for a connection that failed before the other end had
+// received all of standard input.
 func notSent(conn net.Conn, err error) error {
 	return fmt.Errorf("send standard input to %s: %w", conn.RemoteAddr(), bare(err))
 }
 
-// receive copies what comes from conn to standard output, and its end. Then it waits
-// until the connection is done with.
+// receive copies what comes from conn to standard output, and passes on its end. Then it
+// waits until all that was sent is acknowledged.
 func receive(ctx context.Context, stdout io.Writer, conn net.Conn) error {
 	err := pump(stdout, conn)
 	if err == nil {
@@ -80,15 +80,15 @@ func receive(ctx context.Context, stdout io.Writer, conn net.Conn) error {
 	return nil
 }
 
-// pump copies with read and write alone: splice(2), which io.Copy takes where it can,
-// loses what a standard output does not take that it has no splicing for, and its
-// errors do not say which end they are of.
+// pump copies with read and write alone. io.Copy would use splice(2) where it can, which
+// loses data if standard output does not support it, and whose errors do not say which
+// end they come from.
 func pump(to io.Writer, from io.Reader) error {
 	_, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
 	return err
 }
 
-// endOutput tells whoever reads standard output that there is no more.
+// endOutput ends standard output for whoever reads it.
 func endOutput(w io.Writer) error {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -98,7 +98,7 @@ func endOutput(w io.Writer) error {
 	return f.Close()
 }
 
-// bare is the operating system's own word, without what package net puts before it.
+// bare returns the operating system's own error, without what package net puts before it.
 func bare(err error) error {
 	n, ok := errors.AsType[syscall.Errno](err)
 	switch {

@@ -14,23 +14,23 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// big is more than the buffers of a connection and two pipes take.
+// big returns more than the buffers of a connection and two pipes hold.
 func big(seed byte) []byte {
 	b := make([]byte, 6<<20)
 	rand.NewChaCha8([32]byte{seed}).Read(b)
 	return b
 }
 
-// sum tells texts apart that are too long to be shown.
+// sum describes a text that is too long to be shown.
 func sum(b []byte) string { return fmt.Sprintf("%d bytes, %x", len(b), sha256.Sum256(b)) }
 
-// TestJoin has a server and what stands before doorward end the directions in every
-// order. What was sent arrives whole, or the exit status says that it did not.
+// TestJoin has the server and the client on the standard streams end the two directions
+// in every order. What was sent arrives completely, or Join's error says that it did not.
 func TestJoin(t *testing.T) {
 	nstest.Need(t, "ip", "nsenter")
 	gate, visitor := nstest.Gate(t)
 	l := gate.Listen("tcp", "192.0.2.1:22")
-	// Behind this one the kernel takes a few kilobytes that nobody has read.
+	// At this one the kernel buffers only a few kilobytes that nobody has read.
 	var narrow net.Listener
 	gate.Do(func() (err error) {
 		narrow, err = (&net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -134,7 +134,7 @@ func TestJoin(t *testing.T) {
 			narrow: true, err: "send standard input to 192.0.2.1:23: ",
 		},
 		{
-			name: "the server has gone, which the last words meet",
+			name: "the server has gone when the last data is sent",
 			server: func(c *net.TCPConn) []byte {
 				c.Close()
 				return nil
@@ -148,7 +148,7 @@ func TestJoin(t *testing.T) {
 			err: "send standard input to 192.0.2.1:22: ",
 		},
 		{
-			name: "the server resets while standard input says nothing",
+			name: "the server resets while standard input is silent",
 			server: func(c *net.TCPConn) []byte {
 				c.CloseWrite()
 				<-ready
@@ -217,7 +217,7 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// pipe is what stands before doorward in a shell's pipeline.
+// pipe returns a pipe, as a shell would make for doorward's standard streams.
 func pipe(t *testing.T) (from, to *os.File) {
 	from, to, err := os.Pipe()
 	if err != nil {

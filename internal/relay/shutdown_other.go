@@ -4,5 +4,5 @@ package relay
 
 import "os"
 
-// shutdown has nothing to do: standard streams are no sockets here.
+// shutdown does nothing: standard streams are not sockets here.
 func shutdown(*os.File) {}

@@ -7,13 +7,13 @@ import (
 	"syscall"
 )
 
-// shutdown ends what can be written to f if it is a socket. Standard input may be
-// the same one, as a superserver has it, and then closing f ends nothing.
+// shutdown ends the sending direction of f if it is a socket. Standard input may be the
+// same socket, as under inetd(8), and then closing f ends nothing.
 func shutdown(f *os.File) {
 	c, err := f.SyscallConn()
 	if err != nil {
-		return // closed, so that it has ended
+		return // it is closed, and so has ended
 	}
-	// ENOTSOCK where closing does it.
+	// The error is ENOTSOCK for a file, which closing ends.
 	_ = c.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_WR) })
 }

@@ -12,26 +12,26 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Detour is what a rule does with packets on their way in: it sends them to another
-// port or another address than they were for.
+// Detour is a rule's redirection of packets on their way in, to a port or an address
+// other than the one they were sent to.
 type Detour struct {
-	Chain *Chain       // whose rule it is
-	From  []port.Range // what was asked for
-	Addr  netip.Addr   // where it goes; invalid for this machine
-	To    uint16       // the port there; 0 for the one that was asked for
-	Hands bool         // tproxy: to a listener of that port, unchanged
-	Vague bool         // where it goes is in a map, or cannot be read
+	Chain *Chain       // the chain of the rule
+	From  []port.Range // the ports that packets were sent to
+	Addr  netip.Addr   // where they are sent instead; invalid for this machine
+	To    uint16       // the port there; 0 for the one that they were sent to
+	Hands bool         // tproxy: packets go, unchanged, to a listener on that port
+	Vague bool         // where they go is in a map, or cannot be read
 }
 
-// everyPort are all ports that a packet may be for.
+// everyPort is all ports that a packet may be sent to.
 var everyPort = []port.Range{{Proto: port.TCP, First: 1, Last: 65535}, {Proto: port.UDP, First: 1, Last: 65535}}
 
 // maxFollowed bounds the work on a ruleset whose chains call each other over and
 // over.
 const maxFollowed = 1 << 14
 
-// Detours are those of IP packets before they are routed. Chains that are called by
-// maps are followed with what was matched until then.
+// Detours returns the detours of IP packets before they are routed. Into chains that
+// are called through a map, it follows all packets that matched until then.
 func (s *Ruleset) Detours() []Detour {
 	var all []Detour
 	for _, c := range s.Chains {
@@ -44,7 +44,7 @@ func (s *Ruleset) Detours() []Detour {
 	return all
 }
 
-// survey reads the detours of one base chain and of the chains that it calls.
+// survey collects the detours of one base chain and of the chains that it calls.
 type survey struct {
 	rules  *Ruleset
 	chains int
@@ -67,13 +67,13 @@ func (v *survey) chain(c *Chain, from []port.Range, depth int) {
 	}
 }
 
-// held is what a register holds: a field of the packet, or data of the rule.
+// held is the content of a register: a field of the packet, or data of the rule.
 type held struct {
 	protocol, destination bool
 	data                  []byte
 }
 
-// reading is a rule as far as it is read.
+// reading is the state of reading one rule.
 type reading struct {
 	*survey
 	in     *Chain
@@ -119,18 +119,19 @@ func (r *reading) call(v verdict) {
 	}
 }
 
-// load notes what an expression puts into the register that an attribute names.
+// load notes what an expression puts into a register; the attribute register has its
+// number.
 func (r *reading) load(e Expr, register uint16, h held) {
 	if e.has(register) {
 		r.holds[index(e.number(register))] = h
 	}
 }
 
-// at is what the register holds that an attribute names.
+// at returns the content of a register; the attribute register has its number.
 func (r *reading) at(e Expr, register uint16) held { return r.holds[index(e.number(register))] }
 
-// compare narrows what the rule is about. What is said with "not" is left as
-// it is: the rule may then be about less than is told.
+// compare narrows down the ports of the rule. Negated comparisons are ignored, so the
+// rule may apply to fewer ports than are reported.
 func (r *reading) compare(e Expr) {
 	h, op, data := r.at(e, unix.NFTA_CMP_SREG), e.number(unix.NFTA_CMP_OP), e.data(unix.NFTA_CMP_DATA)
 	switch {
@@ -146,12 +147,12 @@ func (r *reading) compare(e Expr) {
 	}
 }
 
-// only leaves the ports of one protocol.
+// only keeps the ports of one protocol.
 func (r *reading) only(p port.Proto) {
 	r.from = slices.DeleteFunc(slices.Clone(r.from), func(f port.Range) bool { return f.Proto != p })
 }
 
-// among leaves the ports that are in one of the spans.
+// among keeps the ports that are in one of the spans.
 func (r *reading) among(spans ...span) {
 	var left []port.Range
 	for _, f := range r.from {
@@ -169,10 +170,10 @@ func (r *reading) among(spans ...span) {
 	r.from = left
 }
 
-// lookup narrows by a set of ports, or takes the chains that a map calls.
+// lookup narrows down the ports by a set of them, or notes the chains that a map calls.
 func (r *reading) lookup(e Expr) {
 	key := r.at(e, unix.NFTA_LOOKUP_SREG)
-	r.load(e, unix.NFTA_LOOKUP_DREG, held{}) // nobody knows
+	r.load(e, unix.NFTA_LOOKUP_DREG, held{}) // the result is not known
 	set := r.rules.set(r.in, e.text(unix.NFTA_LOOKUP_SET))
 	if set == nil || e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
 		return
@@ -189,7 +190,7 @@ func (r *reading) lookup(e Expr) {
 	}
 }
 
-// match narrows as iptables has it, by struct xt_tcp and xt_udp.
+// match narrows down the ports by a match of iptables: struct xt_tcp or xt_udp.
 func (r *reading) match(e Expr) {
 	info := e.Attrs[unix.NFTA_MATCH_INFO]
 	for name, of := range map[string]struct {
@@ -207,7 +208,7 @@ func (r *reading) match(e Expr) {
 // tproxyRegPort is NFTA_TPROXY_REG_PORT, which golang.org/x/sys/unix does not have.
 const tproxyRegPort = 3
 
-// end notes where the rule sends what is left, if it does.
+// end notes the detour if e is one. It is for the ports that are left.
 func (r *reading) end(e Expr) {
 	d := Detour{Chain: r.in, From: r.from}
 	switch {
@@ -226,7 +227,8 @@ func (r *reading) end(e Expr) {
 	}
 }
 
-// goes reads where it goes from the registers that attributes name.
+// goes reads the destination of a detour from registers; the attributes addr and
+// number have their numbers.
 func (r *reading) goes(d *Detour, e Expr, addr, number uint16) {
 	if addr != 0 && e.number(addr) != 0 {
 		a, ok := netip.AddrFromSlice(r.at(e, addr).data)
@@ -243,7 +245,8 @@ func (r *reading) goes(d *Detour, e Expr, addr, number uint16) {
 	d.To = binary.BigEndian.Uint16(data)
 }
 
-// target reads where a target of iptables sends packets, and says whether it does.
+// target reads the destination of a target of iptables, and reports whether it is a
+// detour.
 func (d *Detour) target(e Expr) bool {
 	name, info := e.text(unix.NFTA_TARGET_NAME), e.Attrs[unix.NFTA_TARGET_INFO]
 	switch name {
@@ -263,8 +266,8 @@ func (d *Detour) target(e Expr) bool {
 		return true
 	case "TPROXY":
 		d.Hands, d.Vague = true, true
-		// Both revisions of xt_tproxy_target_info have the port behind their mark,
-		// mask and address: the kernel's linux/netfilter/xt_TPROXY.h.
+		// In both revisions of xt_tproxy_target_info (the kernel's
+		// linux/netfilter/xt_TPROXY.h), the port follows mark, mask and address.
 		for size, at := range map[int]int{16: 12, 28: 24} {
 			if len(info) >= size && len(info) < size+8 {
 				d.To, d.Vague = binary.BigEndian.Uint16(info[at:]), false

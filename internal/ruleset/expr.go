@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// number is an attribute that is one, as nf_tables writes those: 0 if there is
+// number returns an attribute that is a number in nf_tables' form, or 0 if there is
 // none.
 func (e Expr) number(attr uint16) uint32 {
 	b := e.Attrs[attr]
@@ -28,7 +28,7 @@ func (e Expr) text(attr uint16) string {
 	return string(bytes.TrimRight(e.Attrs[attr], "\x00"))
 }
 
-// verdict is that of a rule's own, nil for none.
+// verdict returns the verdict of an immediate expression, or nil if it has none.
 func (e Expr) verdict() *verdict {
 	if e.Name != "immediate" {
 		return nil
@@ -37,7 +37,7 @@ func (e Expr) verdict() *verdict {
 	return v
 }
 
-// data is the value of a nested attribute (NFTA_DATA_VALUE).
+// data returns the value (NFTA_DATA_VALUE) inside an attribute.
 func (e Expr) data(attr uint16) []byte { return dataValue(e.Attrs[attr]) }
 
 func dataValue(b []byte) []byte {
@@ -45,7 +45,7 @@ func dataValue(b []byte) []byte {
 	return value
 }
 
-// parseData reads what enum nft_data_attributes has.
+// parseData reads attributes of enum nft_data_attributes.
 func parseData(b []byte) (value []byte, v *verdict) {
 	data, err := attributes(b)
 	if err != nil {
@@ -62,8 +62,8 @@ func parseData(b []byte) (value []byte, v *verdict) {
 	return data[unix.NFTA_DATA_VALUE], v
 }
 
-// understood are the attributes of expressions that are read here. An
-// expression with another one may mean something else.
+// understood has the attributes that are read here, by the names of the expressions.
+// An expression with any other attribute may mean something else.
 var understood = map[string][]uint16{
 	"immediate": {unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA},
 	"cmp":       {unix.NFTA_CMP_SREG, unix.NFTA_CMP_OP, unix.NFTA_CMP_DATA},
@@ -89,25 +89,25 @@ var understood = map[string][]uint16{
 // bitwiseOp is NFTA_BITWISE_OP, which golang.org/x/sys/unix does not have.
 const bitwiseOp = 6
 
-// conditions are expressions that let a rule go on or end it, and do nothing
-// else, with the words for what they look at.
+// conditions are expressions that only decide whether a rule goes on, with words for
+// what they depend on.
 var conditions = map[string]string{
-	"limit": "rate", "quota": "amount so far", "connlimit": "number of connections", "dynset": "what a set holds by then",
+	"limit": "rate", "quota": "amount so far", "connlimit": "number of connections", "dynset": "contents of a set at that time",
 	"socket": "sockets", "tproxy": "sockets", "osf": "operating system",
 }
 
-// loads are expressions that put something into a register that is not known
-// here, by the attribute that names the register.
+// loads are expressions that put an unknown value into a register, with the attribute
+// that has the register's number.
 var loads = map[string]uint16{
 	"rt": unix.NFTA_RT_DREG, "hash": unix.NFTA_HASH_DREG, "numgen": unix.NFTA_NG_DREG, "xfrm": 1, "tunnel": 2,
 }
 
-// expr follows one expression, and says whether the rule is at its end.
+// expr evaluates one expression, and reports whether the rule ends there.
 func (s *step) expr(e Expr) (done bool) {
 	if all, ok := understood[e.Name]; ok {
 		for attr := range e.Attrs {
 			if !slices.Contains(all, attr) {
-				return s.anything(fmt.Sprintf("%q with an attribute that is not known here (%d)", e.Name, attr))
+				return s.anything(fmt.Sprintf("expression %q, whose attribute %d doorward does not know", e.Name, attr))
 			}
 		}
 	}
@@ -152,7 +152,7 @@ func (s *step) expr(e Expr) (done bool) {
 	return false
 }
 
-// other follows what is not looked into.
+// other evaluates an expression whose attributes are not looked at.
 func (s *step) other(e Expr) (done bool) {
 	if register, ok := loads[e.Name]; ok {
 		s.registers.store(e.number(register), unknown(16).named(e.Name))
@@ -160,7 +160,7 @@ func (s *step) other(e Expr) (done bool) {
 	}
 	why, ok := conditions[e.Name]
 	if !ok {
-		return s.anything(fmt.Sprintf("%q, which is not known here", e.Name))
+		return s.anything(fmt.Sprintf("expression %q, which doorward does not know", e.Name))
 	}
 	if e.Name == "socket" {
 		s.registers.store(e.number(socketRegister), unknown(16).named(why))
@@ -171,8 +171,8 @@ func (s *step) other(e Expr) (done bool) {
 // socketRegister is NFTA_SOCKET_DREG, which golang.org/x/sys/unix does not have.
 const socketRegister = 2
 
-// options follows a look at options of TCP, or at extension headers of IPv6, of
-// which there are none.
+// options evaluates an expression about options of TCP, or about extension headers of
+// IPv6, which the packet does not have.
 func (s *step) options(e Expr) (done bool) {
 	const ofIPv6, present = 0, 1 // NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_F_PRESENT
 	register, extension := e.number(unix.NFTA_EXTHDR_DREG), e.number(unix.NFTA_EXTHDR_OP) == ofIPv6
@@ -187,7 +187,7 @@ func (s *step) options(e Expr) (done bool) {
 	return s.only(maybe, "options")
 }
 
-// compute follows what makes a value of another.
+// compute evaluates an expression that computes one value from another.
 func (s *step) compute(e Expr) {
 	if e.Name == "bitwise" {
 		n := int(e.number(unix.NFTA_BITWISE_LEN))
@@ -212,8 +212,8 @@ func (s *step) compute(e Expr) {
 	s.registers.store(e.number(unix.NFTA_BYTEORDER_DREG), v)
 }
 
-// field follows what reads a field of the packet or what is known of it, or
-// changes one.
+// field evaluates an expression that reads or changes a field of the packet, or a
+// property that the kernel knows of it.
 func (s *step) field(e Expr) {
 	switch e.Name {
 	case "payload":
@@ -231,7 +231,7 @@ func (s *step) field(e Expr) {
 		if !e.has(unix.NFTA_META_SREG) {
 			v := s.meta(key)
 			if key == unix.NFT_META_NFPROTO && s.base.Family == "netdev" {
-				v = unknown(1) // none of the packet's
+				v = unknown(1) // there it is the hook's, not the packet's
 			}
 			s.registers.store(e.number(unix.NFTA_META_DREG), v)
 		} else if key == unix.NFT_META_MARK {
@@ -242,8 +242,8 @@ func (s *step) field(e Expr) {
 	}
 }
 
-// connection follows what reads a field of the packet's connection or changes
-// one. Without a connection the rule ends, unless it asks for the state.
+// connection evaluates an expression that reads or changes a field of the packet's
+// connection. Without a connection the rule ends, unless it reads the state.
 func (s *step) connection(e Expr) (done bool) {
 	key := e.number(unix.NFTA_CT_KEY)
 	if e.has(unix.NFTA_CT_SREG) {
@@ -256,11 +256,11 @@ func (s *step) connection(e Expr) (done bool) {
 	return key != unix.NFT_CT_STATE && s.only(s.tracked, "connection")
 }
 
-// lookup follows a look into a set or a map.
+// lookup evaluates a look-up in a set or a map.
 func (s *step) lookup(e Expr) (done bool) {
 	set := s.rules.set(s.chain, e.text(unix.NFTA_LOOKUP_SET))
 	if set == nil {
-		return s.anything("a set that cannot be read")
+		return s.anything("contents of a set that cannot be read")
 	}
 	key := s.registers.key(e.number(unix.NFTA_LOOKUP_SREG), set.KeyLen)
 	found, t := set.find(key)
@@ -290,7 +290,7 @@ func (s *step) lookup(e Expr) (done bool) {
 	return s.any(found, why)
 }
 
-// any carries out one of several verdicts.
+// any carries out one of several verdicts; it is not known which.
 func (s *step) any(found []Element, why string) (done bool) {
 	if len(found) > 1 {
 		s.only(maybe, why)
@@ -299,21 +299,21 @@ func (s *step) any(found []Element, why string) (done bool) {
 	for _, f := range found {
 		_, v := parseData(f.Data)
 		if v == nil {
-			return s.anything("a map that cannot be read")
+			return s.anything("contents of a map that cannot be read")
 		}
 		done = s.decide(*v) && done
 	}
 	return done
 }
 
-// near are the spans that a key may be in: one at most of a large set, if all of
-// the key is known.
+// near returns the spans that a key may be in: at most one if the key is known
+// exactly, however large the set is.
 func (t *Set) near(key []keyPart) []span {
 	all := t.spans()
 	if t.Concat || len(key) != 1 || !key[0].exact() {
 		return all
 	}
-	// Spans do not overlap: the last that begins before the key, or with it.
+	// Spans do not overlap, so it is the last one that begins at or before the key.
 	i, _ := slices.BinarySearchFunc(all, key[0].min, func(s span, b []byte) int {
 		if bytes.Compare(s.from, b) <= 0 {
 			return -1
@@ -323,7 +323,7 @@ func (t *Set) near(key []keyPart) []span {
 	return all[max(i-1, 0):i]
 }
 
-// find are the elements that a key may have, and whether it has one.
+// find returns the elements that a key may match, and whether it matches one.
 func (t *Set) find(key []keyPart) (found []Element, holds truth) {
 	for _, s := range t.near(key) {
 		h := s.holds(key)
@@ -346,7 +346,7 @@ func (t *Set) find(key []keyPart) (found []Element, holds truth) {
 	return found, holds
 }
 
-// action follows what does something with the packet.
+// action evaluates an expression that does something with the packet.
 func (s *step) action(e Expr) (done bool) {
 	switch e.Name {
 	case "notrack":
@@ -378,7 +378,8 @@ func (s *step) action(e Expr) (done bool) {
 	return false
 }
 
-// object follows a named object, by its type of linux/netfilter/nf_tables.h.
+// object evaluates a reference to a named object, by its type (NFT_OBJECT_* of
+// linux/netfilter/nf_tables.h).
 func (s *step) object(e Expr) (done bool) {
 	const counter, quota, ctHelper, limit, connLimit, ctTimeout, secMark, ctExpect = 1, 2, 3, 4, 5, 7, 8, 9
 	switch e.number(unix.NFTA_OBJREF_IMM_TYPE) {
@@ -387,17 +388,17 @@ func (s *step) object(e Expr) (done bool) {
 	case quota, limit, connLimit:
 		return s.only(maybe, "state of an object")
 	}
-	return s.anything("an object that is not known here")
+	return s.anything("state of an object whose type doorward does not know")
 }
 
-// several says whether the range whose least register an attribute names, and
-// whose greatest the next one, is of more than one value.
+// several reports whether a range has more than one value. The attribute least names
+// the register of its first value, and the next attribute that of its last.
 func (e Expr) several(least uint16) bool {
 	return e.has(least+1) && e.number(least+1) != e.number(least)
 }
 
-// redirect has the packet go to another port, or another address, which is
-// known if the caller says so; an invalid one is this machine's.
+// redirect sends the packet to another port, and to the address to, if that is known;
+// an invalid one is this machine's.
 func (s *step) redirect(e Expr, portRegister uint16, to netip.Addr, known bool) (done bool) {
 	v := s.ports
 	if register := e.number(portRegister); register != 0 {

@@ -21,7 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// draft makes rulesets at random, in nft's language.
+// draft makes random rulesets in nft's language.
 type draft struct {
 	*rand.Rand
 	eth string
@@ -29,7 +29,7 @@ type draft struct {
 
 func one[T any](d *draft, all ...T) T { return all[d.IntN(len(all))] }
 
-// ports and sources are few, so that rules and packets often meet.
+// There are only a few ports and sources, so that rules and packets often meet.
 func (d *draft) port() int { return 20 + d.IntN(8) }
 func (d *draft) source() string {
 	return one(d, "192.0.2.1", "192.0.2.7", "198.51.100.1", "198.51.100.200")
@@ -49,12 +49,12 @@ func (d *draft) portRange() string {
 	return fmt.Sprintf("%d-%d", a, b)
 }
 
-// set is a list of what make makes, without overlaps that nft would refuse.
+// set returns a set of elements from make, without overlaps, which nft would refuse.
 func (d *draft) set(make func() string) string {
 	return fmt.Sprintf("{ %s }", make())
 }
 
-// match is a condition.
+// match returns a condition.
 func (d *draft) match() string {
 	not := one(d, "", "", "", "!= ")
 	switch d.IntN(17) {
@@ -94,8 +94,7 @@ func (d *draft) match() string {
 	return one(d, "limit rate 100/second", "counter", "meta mark set 2", "ct mark set 1", "meta pkttype host", "ip saddr & 0.0.0.1 == 0.0.0.1", "meta oif 0")
 }
 
-// rule is a rule of a chain from which chains with greater numbers may be
-// called.
+// rule returns a rule of chain number, which may call the chains with greater numbers.
 func (d *draft) rule(number, chains int) string {
 	var words []string
 	for range d.IntN(3) {
@@ -126,7 +125,7 @@ func (d *draft) rule(number, chains int) string {
 	return strings.Join(words, " ")
 }
 
-// table is a table with base chains at some hooks and chains that they call.
+// table returns a table with base chains at some hooks and chains that they call.
 func (d *draft) table(name string) string {
 	const chains = 4
 	var b strings.Builder
@@ -162,8 +161,8 @@ func (d *draft) ruleset() string {
 	return b.String()
 }
 
-// witness has the kernel write down, by their source ports, what packets arrive
-// and which of them come through all rules.
+// witness makes the kernel record, by their source ports, the packets that arrive and
+// those that pass all rules.
 const witness = `table ip witness {
 	set arrived { type inet_service; size 65535; flags dynamic; }
 	set passed { type inet_service; size 65535; flags dynamic; }
@@ -174,7 +173,7 @@ const witness = `table ip witness {
 
 var elements = regexp.MustCompile(`\b\d{4,5}\b`)
 
-// seen are the source ports that are written down.
+// seen returns the recorded source ports.
 func seen(n *nstest.NS, set string) map[string]bool {
 	all := map[string]bool{}
 	_, list, _ := strings.Cut(n.Run("nft", "-n", "list", "set", "ip", "witness", set), "elements")
@@ -184,7 +183,7 @@ func seen(n *nstest.NS, set string) map[string]bool {
 	return all
 }
 
-// segment is a SYN, or a datagram, in an IPv4 packet (RFC 791, 9293, 768).
+// segment returns a SYN, or a datagram, in an IPv4 packet (RFC 791, 9293, 768).
 func segment(proto port.Proto, from, to netip.Addr, source, destination uint16) []byte {
 	size := 20
 	if proto == port.UDP {
@@ -219,9 +218,9 @@ func segment(proto port.Proto, from, to netip.Addr, source, destination uint16) 
 	return b
 }
 
-// TestAgreesWithTheKernel: of rulesets made at random, the answer is what the
-// kernel does with real packets; and of a packet of which less is known, what it
-// does is among the answers.
+// TestAgreesWithTheKernel checks, for random rulesets, that the answer is what the
+// kernel does with real packets, and that for a packet of which less is known, what
+// the kernel does is among the answers.
 func TestAgreesWithTheKernel(t *testing.T) {
 	nstest.Need(t, "nft", "ip")
 	n, outside := nstest.New(t), nstest.New(t)
@@ -258,7 +257,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 		text := d.ruleset()
 		n.Run("nft", "flush", "ruleset")
 		if err := n.Command(t.Context(), "nft", text).Run(); err != nil {
-			continue // nft says that ranges of a set overlap, or the like
+			continue // nft refuses it, since ranges of a set overlap, or the like
 		}
 		n.Run("nft", witness)
 		var all *Ruleset
@@ -273,12 +272,12 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			send(segment(p.Ports.Proto, p.Source, here, next+uint16(len(packets)), p.Ports.First))
 			packets = append(packets, p)
 		}
-		// What is sent last arrives last.
+		// The packet that is sent last arrives last.
 		end := strconv.Itoa(int(next) + 99)
 		send(segment(port.UDP, stranger, here, next+99, 1))
 		for deadline := time.Now().Add(10 * time.Second); !seen(n, "arrived")[end]; {
 			if time.Now().After(deadline) {
-				t.Fatal("a packet does not arrive")
+				t.Fatal("the last packet did not arrive within 10 seconds")
 			}
 		}
 		passed := seen(n, "passed")
@@ -299,12 +298,12 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			for _, q := range []Packet{p, vague, wide} {
 				a := all.Judge(q)
 				if passes && !a.Passes || !passes && !a.Drops {
-					t.Fatalf("seed %d: the kernel lets %v of %v through: %v; the answer about %+v is %q\n%s", seed, p.Ports, p.Source, passes, q, say(a), text)
+					t.Fatalf("seed %d: the kernel lets %v from %v through: %v; the answer for %+v is %q\n%s", seed, p.Ports, p.Source, passes, q, say(a), text)
 				}
 			}
 		}
 	}
 	if certain < total*3/4 || through < total/4 || through > total*3/4 {
-		t.Errorf("of %d packets, %d come through, and of %d the answer is certain: too few to tell by", total, through, certain)
+		t.Errorf("of %d packets, %d pass, and for %d the answer is certain: too few or too many for a meaningful test", total, through, certain)
 	}
 }

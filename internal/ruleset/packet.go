@@ -13,23 +13,23 @@ import (
 )
 
 // Packet is the first packet of a connection on its way to this machine: a SYN,
-// or a datagram of UDP. What is left out may be anything.
+// or a UDP datagram. A field that is left out may be anything.
 type Packet struct {
 	IPv6        bool
 	Ports       port.Range   // one of these
 	Source      netip.Addr   // invalid for any
 	Destination netip.Addr   // one of this machine's; invalid for any of them
 	Own         []netip.Addr // this machine's addresses
-	// Interface is where it arrives, and Index its number; "" and 0 for any but
-	// the loopback's. Routed says that the way back to the source goes through it,
-	// too.
+	// Interface is the name of the interface where it arrives, and Index the number;
+	// "" and 0 for any interface except the loopback. Routed says that the route back
+	// to the source goes through that interface, too.
 	Interface string
 	Index     uint32
 	Routed    bool
 }
 
-// The numbers of NF_CT_STATE_BIT and its kind in the kernel's
-// linux/netfilter/nf_conntrack_common.h, as "ct state" has them.
+// The bits of "ct state": NF_CT_STATE_INVALID_BIT, NF_CT_STATE_BIT(IP_CT_NEW) and
+// NF_CT_STATE_UNTRACKED_BIT of the kernel's linux/netfilter/nf_conntrack_common.h.
 const (
 	ctInvalid   = 1
 	ctNew       = 8
@@ -44,13 +44,13 @@ type flight struct {
 	mark    value
 	ctMark  value
 	ctState value
-	notrack truth // what a rule asked for before the packet had a connection
-	tracked truth // it has one
-	judged  bool  // whether it has one is decided
-	// rewritten says whether its destination is another than was asked for, and
-	// away whether that is another host.
+	notrack truth // whether a rule kept it out of connection tracking
+	tracked truth // whether it has a connection
+	judged  bool  // whether it has a connection is decided
+	// rewritten says whether its destination was changed, and away whether it is now
+	// another host.
 	rewritten, away truth
-	blind           [3]bool // by base of payload: something was written there
+	blind           [3]bool // by base of payload: a rule has written to that header
 }
 
 func (p *Packet) depart() *flight {
@@ -61,7 +61,7 @@ func (p *Packet) depart() *flight {
 	return f
 }
 
-// addr is an address of the packet's family.
+// addr returns the value of an address of the packet's family.
 func (p *Packet) addr(a netip.Addr) value {
 	if a.IsValid() {
 		return exact(a.AsSlice())
@@ -72,13 +72,13 @@ func (p *Packet) addr(a netip.Addr) value {
 	return unknown(4)
 }
 
-// iif and iifname are what meta tells of where it arrives.
+// iif and iifname return what meta says about the interface where the packet arrives.
 func (p *Packet) iif() value {
 	if p.Index != 0 {
 		return number(p.Index)
 	}
 	v := unknown(4).named("interface")
-	v.not = binary.NativeEndian.AppendUint32(nil, 1) // the loopback's, in every namespace
+	v.not = binary.NativeEndian.AppendUint32(nil, 1) // the loopback's number in every namespace
 	return v
 }
 
@@ -94,13 +94,13 @@ func (p *Packet) iifname() value {
 	return v
 }
 
-// field is a part of a header: what is known of it, and where it stands.
+// field is a part of a header: its offset, and what is known of it.
 type field struct {
 	at int
 	value
 }
 
-// header is what is known of a header; what is in no field is not known.
+// header returns the fields of a header of which something is known.
 func (f *flight) header(base uint32) []field {
 	free := func(known, open byte) value { return bits([]byte{known}, []byte{open}) }
 	switch {
@@ -108,7 +108,7 @@ func (f *flight) header(base uint32) []field {
 		return []field{{0, free(0x60, 0x0f)}, {6, exact([]byte{byte(f.Ports.Proto)})},
 			{8, f.addr(f.Source).named("source address")}, {24, f.dst}}
 	case base == unix.NFT_PAYLOAD_NETWORK_HEADER:
-		// No options, no fragment; it may be forbidden to make some of it.
+		// No options, and not a fragment; "don't fragment" may be set.
 		return []field{{0, exact([]byte{0x45})}, {6, bits([]byte{0, 0}, []byte{0x40, 0})},
 			{9, exact([]byte{byte(f.Ports.Proto)})}, {12, f.addr(f.Source).named("source address")}, {16, f.dst}}
 	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && f.Ports.Proto == port.TCP:
@@ -121,7 +121,7 @@ func (f *flight) header(base uint32) []field {
 	return nil
 }
 
-// payload is what is known of n bytes of a header.
+// payload returns what is known of n bytes of a header.
 func (f *flight) payload(base, at uint32, n int) value {
 	if int(base) < len(f.blind) && f.blind[base] {
 		return unknown(n).named("header, which a rule has changed")
@@ -146,7 +146,7 @@ func (f *flight) payload(base, at uint32, n int) value {
 	return bits(known, free).named(of)
 }
 
-// meta is what is known of a key of enum nft_meta_keys.
+// meta returns what is known of a key of enum nft_meta_keys.
 func (f *flight) meta(key uint32) value {
 	family := byte(unix.NFPROTO_IPV4)
 	ether := []byte{0x08, 0x00}
@@ -167,7 +167,7 @@ func (f *flight) meta(key uint32) value {
 	case unix.NFT_META_IIFNAME:
 		return f.iifname()
 	case unix.NFT_META_OIF:
-		return number(0) // what comes in has none
+		return number(0) // an incoming packet has none
 	case unix.NFT_META_OIFNAME:
 		return exact(make([]byte, unix.IFNAMSIZ))
 	case unix.NFT_META_PKTTYPE:
@@ -176,14 +176,14 @@ func (f *flight) meta(key uint32) value {
 	return unknown(16).named(metaNames[key])
 }
 
-// metaNames are the words for what cannot be known, and that nft has for it.
+// metaNames are words for keys whose values are not known.
 var metaNames = map[uint32]string{
 	unix.NFT_META_LEN: "length", unix.NFT_META_IIFTYPE: "kind of interface", unix.NFT_META_IIFGROUP: "interface's group",
 	unix.NFT_META_SKUID: "socket's owner", unix.NFT_META_SKGID: "socket's owner", unix.NFT_META_CPU: "processor",
-	unix.NFT_META_PRANDOM: "chance", 30: "time", 31: "day", 32: "hour", // NFT_META_TIME_NS and its neighbours
+	unix.NFT_META_PRANDOM: "random number", 30: "time", 31: "day", 32: "hour", // NFT_META_TIME_NS, _DAY and _HOUR
 }
 
-// ct is what is known of a key of enum nft_ct_keys.
+// ct returns what is known of a key of enum nft_ct_keys.
 func (f *flight) ct(key uint32) value {
 	switch key {
 	case unix.NFT_CT_STATE:
@@ -191,7 +191,7 @@ func (f *flight) ct(key uint32) value {
 	case unix.NFT_CT_MARK:
 		return f.ctMark.named("mark of its connection")
 	case unix.NFT_CT_STATUS:
-		// IPS_SRC_NAT and IPS_DST_NAT are told, the rest is not.
+		// IPS_SRC_NAT and IPS_DST_NAT are known, the rest is not.
 		known, free := uint32(0), ^uint32(1<<4|1<<5)
 		switch f.rewritten {
 		case yes:
@@ -206,8 +206,8 @@ func (f *flight) ct(key uint32) value {
 	return unknown(16).named("connection")
 }
 
-// fib is what a look into the routing table gives, by the flags and the result
-// that are asked for (enum nft_fib_result and nft_fib_flags).
+// fib returns what is known of the result of a look-up in the routing table (enum
+// nft_fib_result and nft_fib_flags).
 func (f *flight) fib(result, flags uint32) value {
 	back := flags&unix.NFTA_FIB_F_SADDR != 0 && f.Routed
 	switch {
@@ -225,5 +225,5 @@ func (f *flight) fib(result, flags uint32) value {
 	return unknown(16).named("routes")
 }
 
-// local says whether an address is this machine's.
+// local reports whether an address is this machine's.
 func (p *Packet) local(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(p.Own, a.Unmap()) }

@@ -20,12 +20,12 @@ type reader struct {
 	all  *Ruleset
 }
 
-// errChanged is a ruleset that another program changed while it was read.
-var errChanged = errors.New("the rules are changed all the time by another program; try again")
+// errChanged means that the ruleset changed each time while it was read.
+var errChanged = errors.New("another program keeps changing the rules; try again")
 
-// Read reads the rules of the calling thread's network namespace as they are at
-// one moment, without the chains that skip names, and the sets that they look
-// into.
+// Read reads the rules of the calling thread's network namespace as they are at one
+// moment, except for the chains for which skip returns true, and the sets that the
+// rules use. If other programs keep changing the rules, it returns an error.
 func Read(skip func(*Chain) bool) (*Ruleset, error) {
 	conn, err := nfnetlink.Dial()
 	if err != nil {
@@ -38,7 +38,7 @@ func Read(skip func(*Chain) bool) (*Ruleset, error) {
 		if err != nil {
 			return nil, err
 		}
-		// What goes while it is read is no error of its own.
+		// If something disappears while it is read, the generation has changed, too.
 		errs := []error{r.chains(), r.rules(), r.sets()}
 		after, err := r.generation()
 		if err != nil {
@@ -51,8 +51,8 @@ func Read(skip func(*Chain) bool) (*Ruleset, error) {
 	return nil, errChanged
 }
 
-// ask sends a question to nf_tables and returns the attributes of the answers,
-// each with its family.
+// ask sends a request to nf_tables and returns the attributes of the answers, each
+// with its family.
 func (r *reader) ask(kind int, family byte, flags netlink.HeaderFlags, question ...netlink.Attribute) (all []answer, err error) {
 	data, err := netlink.MarshalAttributes(question)
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *reader) ask(kind int, family byte, flags netlink.HeaderFlags, question 
 	message := nfnetlink.Message(unix.NFNL_SUBSYS_NFTABLES, kind, flags, append(nfnetlink.Header(family), data...))
 	err = r.conn.Ask(message, func(m netlink.Message) error {
 		if len(m.Data) < nfnetlink.HeaderLen {
-			return fmt.Errorf("it answers with %d bytes", len(m.Data))
+			return fmt.Errorf("the answer has only %d bytes", len(m.Data))
 		}
 		attrs, err := attributes(m.Data[nfnetlink.HeaderLen:])
 		all = append(all, answer{m.Data[0], Expr{Attrs: attrs}})
@@ -73,13 +73,13 @@ func (r *reader) ask(kind int, family byte, flags netlink.HeaderFlags, question 
 	return all, nil
 }
 
-// answer is one thing that nf_tables tells of.
+// answer is one item of nf_tables' answer.
 type answer struct {
 	family byte
 	Expr
 }
 
-// attributes are those of one level, by their numbers.
+// attributes returns the attributes of one level, by their numbers.
 func attributes(b []byte) (map[uint16][]byte, error) {
 	list, err := netlink.UnmarshalAttributes(b)
 	if err != nil {
@@ -92,25 +92,26 @@ func attributes(b []byte) (map[uint16][]byte, error) {
 	return all, nil
 }
 
-// generation is the number of the ruleset's last change.
+// generation returns the number of the ruleset's last change.
 func (r *reader) generation() (uint32, error) {
 	all, err := r.ask(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, 0)
 	if err != nil {
 		return 0, err
 	}
 	if len(all) != 1 {
-		return 0, fmt.Errorf("nf_tables tells of %d generations", len(all))
+		return 0, fmt.Errorf("nf_tables reports %d generations, not one", len(all))
 	}
 	return all[0].number(unix.NFTA_GEN_ID), nil
 }
 
-// families are those of what comes in over a network. Those of bridges are not
-// walked.
+// families are the families whose rules an incoming packet passes. Chains of bridges
+// are read but not followed.
 var families = map[byte]string{
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet", unix.NFPROTO_NETDEV: "netdev",
 }
 
-// hooks are the numbers of linux/netfilter.h, of the families but netdev.
+// hooks are the hooks of linux/netfilter.h that an incoming packet passes, by their
+// numbers in all families but netdev.
 var hooks = map[uint32]string{0: "prerouting", 1: "input", 5: "ingress"}
 
 func (r *reader) chains() error {
@@ -136,8 +137,8 @@ func (r *reader) chains() error {
 	return nil
 }
 
-// hook reads where a base chain is. Those that no packet on its way in passes
-// are read as "other".
+// hook reads where a base chain is attached. A hook that no incoming packet passes is
+// read as "other".
 func (c *Chain) hook(a answer) error {
 	const policyDrop = 0 // NF_DROP
 	attrs, err := attributes(a.Attrs[unix.NFTA_CHAIN_HOOK])
@@ -166,7 +167,7 @@ func (c *Chain) hook(a answer) error {
 	for _, d := range devices {
 		name := Expr{Attrs: map[uint16][]byte{0: d.Data}}.text(0)
 		if d.Type != deviceName {
-			// A prefix of names, in newer kernels: it may be any.
+			// In newer kernels, a prefix of names: it may be any interface.
 			c.Devices = nil
 			return nil
 		}
@@ -202,7 +203,7 @@ func (r *reader) rules() error {
 	return nil
 }
 
-// expressions reads a list of them.
+// expressions reads a list of expressions.
 func expressions(b []byte) (all []Expr, err error) {
 	list, err := netlink.UnmarshalAttributes(b)
 	if err != nil {
@@ -223,7 +224,7 @@ func expressions(b []byte) (all []Expr, err error) {
 	return all, nil
 }
 
-// sets reads those that a rule looks into.
+// sets reads the sets that a rule uses.
 func (r *reader) sets() error {
 	seen := map[string]bool{}
 	for _, c := range r.all.Chains {
@@ -237,7 +238,7 @@ func (r *reader) sets() error {
 	return nil
 }
 
-// lookups are the names of the sets that the rules of a chain's table look into.
+// lookups returns the names of the sets that the rules of a chain's table use.
 func (r *reader) lookups(of *Chain) map[string]bool {
 	all := map[string]bool{}
 	for _, c := range r.all.Chains {
@@ -255,7 +256,7 @@ func (r *reader) lookups(of *Chain) map[string]bool {
 	return all
 }
 
-// setsOf reads sets of a chain's table.
+// setsOf reads those sets of a chain's table that are in names.
 func (r *reader) setsOf(c *Chain, names map[string]bool) error {
 	const interval, concat = 4, 0x80 // NFT_SET_INTERVAL, NFT_SET_CONCAT
 	if len(names) == 0 {
@@ -310,8 +311,7 @@ func (r *reader) elements(s *Set, family byte) error {
 	return nil
 }
 
-// element reads one. What counts or looks at a rate in it may keep it from
-// being found.
+// element reads one element. A quota or limit in it may keep it from being found.
 func element(b []byte) (Element, error) {
 	const intervalEnd, catchAll = 1, 2 // enum nft_set_elem_flags
 	attrs, err := attributes(b)

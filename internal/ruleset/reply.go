@@ -9,23 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reply is what the sender of a dropped packet gets.
+// Reply is what the sender of a dropped packet receives.
 type Reply uint8
 
-// Silence is nothing, Reset a TCP reset, Unreachable an ICMP error of whatever kind.
+// Silence is no reply, Reset a TCP reset, Unreachable any ICMP error.
 const (
 	Silence Reply = iota
 	Reset
 	Unreachable
 )
 
-// The codes of a TCP reset in the kernel's enum ipt_reject_with and ip6t_reject_with.
+// The values for a TCP reset in the kernel's enum ipt_reject_with and ip6t_reject_with.
 const (
 	resetIPv4 = 7
 	resetIPv6 = 6
 )
 
-// Reply says what the rule at a place answers to what it drops.
+// Reply returns what the rule at a place replies to packets that it drops.
 func (s *Ruleset) Reply(at Place) Reply {
 	if at.Chain == nil || at.Handle == 0 {
 		return Silence // a policy

@@ -1,11 +1,11 @@
 //go:build linux
 
-// Package ruleset tells what the nftables rules of a machine do with a packet on
-// its way in. It walks the rules as the kernel has them, expression by
-// expression, with a packet of which some is known and some is not: the answer
-// is that it passes, that it is dropped, or that it cannot be told, with the rule
-// that it hangs on. What the package does not understand may do anything, so that
-// it never says "passes" of a packet that the kernel might drop.
+// Package ruleset finds out what the nftables rules of a machine do with an incoming
+// packet. It evaluates the rules as the kernel has them, expression by expression, for
+// a packet that is known only in part. The answer is that the packet passes, that it is
+// dropped, or that this depends on something unknown, with the rule that decides. An
+// expression that the package does not understand may do anything, so the answer is
+// never that a packet certainly passes if the kernel might drop it.
 //
 // Nothing here sends a packet or changes a rule. [Read] reads the rules of the
 // caller's network namespace, which takes CAP_NET_ADMIN; the rest is pure.
@@ -17,7 +17,7 @@ import (
 	"slices"
 )
 
-// Ruleset is what rules there are. It is read by one goroutine at a time.
+// Ruleset is a machine's rules. It is not safe for concurrent use.
 type Ruleset struct {
 	Chains []*Chain
 	Sets   []*Set
@@ -28,11 +28,11 @@ type Chain struct {
 	Family   string // "ip", "ip6", "inet", "netdev" or "bridge", which is not walked
 	Table    string
 	Name     string
-	Hook     string   // "ingress", "prerouting" or "input"; "" for one that is only called
+	Hook     string   // "ingress", "prerouting", "input" or "other"; "" for one that is only called
 	Type     string   // "filter", "nat" or "route"; "" without a hook
-	Priority int32    // lower ones are passed first
-	Drop     bool     // the policy drops what reaches the end
-	Devices  []string // of ingress: on which interfaces it is
+	Priority int32    // packets pass chains with lower ones first
+	Drop     bool     // the policy drops packets that reach the end
+	Devices  []string // the interfaces of an ingress chain; nil if not known
 	Rules    []Rule
 }
 
@@ -42,8 +42,8 @@ type Rule struct {
 	Exprs  []Expr
 }
 
-// Expr is an expression as the kernel tells of it: its name, and its attributes
-// by their numbers in linux/netfilter/nf_tables.h.
+// Expr is an expression as the kernel reports it: its name, and its attributes by
+// their numbers in linux/netfilter/nf_tables.h.
 type Expr struct {
 	Name  string
 	Attrs map[uint16][]byte
@@ -65,37 +65,38 @@ type Set struct {
 // Element is an element of a set.
 type Element struct {
 	Key, KeyEnd []byte
-	Data        []byte // of a map: the value, as NFTA_SET_ELEM_DATA has it
-	End         bool   // ends the interval before it
-	CatchAll    bool   // stands for all that no other has
-	Depends     bool   // on a rate, a quota or the like of its own
+	Data        []byte // of a map: the value, in the form of NFTA_SET_ELEM_DATA
+	End         bool   // it ends the interval before it
+	CatchAll    bool   // it stands for all keys that no other element has
+	Depends     bool   // whether it is found depends on a limit, a quota or the like of its own
 }
 
 // Place is where a packet's fate is decided.
 type Place struct {
-	Base   *Chain // which the packet came through
-	Chain  *Chain // whose rule it is
+	Base   *Chain // the base chain that the packet came through
+	Chain  *Chain // the chain of the rule
 	Handle uint64 // of the rule; 0 for the policy of the base chain
-	Why    string // what it depends on, for people; "" for nothing. See [Port]
+	Why    string // what it depends on, in words that follow "the"; "" for nothing. See [Port]
 }
 
-// Answer is what becomes of a packet. More than one may be so where it cannot
-// be told.
+// Answer says what becomes of a packet. Both Passes and Drops are set if that depends
+// on something unknown.
 type Answer struct {
 	Passes bool // every chain lets it through
-	Drops  bool
-	// Away says that it is for another host, or may be, when its destination
-	// has been rewritten; what becomes of it there is not looked at.
+	Drops  bool // a chain drops it
+	// Away says that the packet passes, but its destination was or may have been
+	// changed to another host; what becomes of it from there on is not followed.
 	Away   bool
-	DropAt []Place  // where it is dropped, if it is
-	Doubts []Place  // what the answer depends on, if it cannot be told
-	Chains []*Chain // which it came through, or may have
+	DropAt []Place  // where it is dropped, or may be
+	Doubts []Place  // what the answer depends on, if it is not certain
+	Chains []*Chain // the chains that it came through, or may have
 }
 
-// Port is why an answer is not the same for all ports of a packet's.
+// Port is the Why of an answer that differs between the ports of a Packet.
 const Port = "port"
 
-// Certain says whether there is one answer.
+// Certain reports whether the answer is either that the packet passes or that it is
+// dropped.
 func (a Answer) Certain() bool { return a.Passes != a.Drops }
 
 func (s *Ruleset) chain(like *Chain, name string) *Chain {
@@ -116,7 +117,7 @@ func (s *Ruleset) set(like *Chain, name string) *Set {
 	return nil
 }
 
-// bases are the base chains that a packet passes, in its order.
+// bases returns the base chains that a packet passes, in that order.
 func (s *Ruleset) bases(p *Packet) []*Chain {
 	hooks := []string{"ingress", "prerouting", "input"}
 	family := "ip"
@@ -135,7 +136,7 @@ func (s *Ruleset) bases(p *Packet) []*Chain {
 	return all
 }
 
-// Untracks says whether a rule of c, or of the chains that it calls by name, takes
+// Untracks reports whether a rule of c, or of a chain that it calls by name, keeps
 // packets out of connection tracking.
 func (s *Ruleset) Untracks(c *Chain) bool { return s.untracks(c, map[*Chain]bool{}) }
 
@@ -157,7 +158,7 @@ func (s *Ruleset) untracks(c *Chain, seen map[*Chain]bool) bool {
 	return false
 }
 
-// String is "table inet filter, chain input".
+// String returns the chain in words, such as "table inet filter, chain input".
 func (c *Chain) String() string {
 	return fmt.Sprintf("table %s %s, chain %s", c.Family, c.Table, c.Name)
 }

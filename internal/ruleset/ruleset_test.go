@@ -22,7 +22,7 @@ var (
 	here6     = netip.MustParseAddr("2001:db8::2")
 )
 
-// syn is a stranger's to a port, by way of eth0.
+// syn returns a stranger's SYN to a port, arriving on eth0.
 func syn(p uint16) Packet { return packet(port.TCP, p, false) }
 
 func packet(proto port.Proto, number uint16, ipv6 bool) Packet {
@@ -34,8 +34,8 @@ func packet(proto port.Proto, number uint16, ipv6 bool) Packet {
 	return p
 }
 
-// say is an answer in a line: what may become of the packet, where it is
-// dropped, and what that depends on.
+// say returns an answer as one line: what may become of the packet, and what that
+// depends on.
 func say(a Answer) string {
 	var words []string
 	for _, w := range []struct {
@@ -58,7 +58,7 @@ func say(a Answer) string {
 
 func nothing(*Chain) bool { return false }
 
-// load reads the rules that commands make in a namespace of their own.
+// load reads the rules that commands make, in a new network namespace.
 func load(t *testing.T, commands ...[]string) *Ruleset {
 	t.Helper()
 	n := nstest.New(t)
@@ -70,8 +70,8 @@ func load(t *testing.T, commands ...[]string) *Ruleset {
 	return all
 }
 
-// TestJudge reads rules as nft and iptables write them. Each answer is that of
-// the kernel's sources.
+// TestJudge reads rules as nft and iptables write them. Each expected answer follows
+// from the kernel's sources.
 func TestJudge(t *testing.T) {
 	nstest.Need(t, "nft", "iptables-nft", "ip6tables-nft")
 	in := func(rules ...string) [][]string {
@@ -197,7 +197,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestReadLeavesOut: sets that no rule looks into, and tables that are skipped,
+// TestReadLeavesOut checks that sets that no rule uses, and tables that are skipped,
 // are not read, however much is in them.
 func TestReadLeavesOut(t *testing.T) {
 	nstest.Need(t, "nft")

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// truth is whether something is so.
+// truth says whether a statement is true.
 type truth int
 
 const (
@@ -21,10 +21,9 @@ const (
 
 func (t truth) invert() truth { return yes - t }
 
-// value is what is known of a field of the packet. The bytes lie between min
-// and max, in the order of memcmp, by which nf_tables compares; their bits
-// outside free are those of min; and they are not those of not. The zero value
-// is no bytes.
+// value is what is known of the bytes of a field. They lie between min and max, in the
+// order of memcmp, by which nf_tables compares; their bits outside free are those of
+// min; and they are not equal to not. The zero value has no bytes.
 type value struct {
 	min, max, free []byte
 	not            []byte
@@ -33,10 +32,10 @@ type value struct {
 
 func exact(b []byte) value { return value{min: b, max: b, free: make([]byte, len(b))} }
 
-// number is an exact value as the kernel has numbers of its own in registers.
+// number returns the exact value of a number in host byte order, as meta and ct have it.
 func number(n uint32) value { return exact(binary.NativeEndian.AppendUint32(nil, n)) }
 
-// bits is a value of which only the bits outside free are known.
+// bits returns a value of which only the bits outside free are known.
 func bits(known, free []byte) value {
 	v := value{min: make([]byte, len(known)), max: make([]byte, len(known)), free: bytes.Clone(free)}
 	for i := range known {
@@ -50,7 +49,7 @@ func unknown(n int) value {
 	return bits(make([]byte, n), bytes.Repeat([]byte{0xff}, n))
 }
 
-// between is any value from lo to hi.
+// between returns a value that may be anything from lo to hi.
 func between(lo, hi []byte) value {
 	v := value{min: lo, max: hi, free: make([]byte, len(lo))}
 	for i := range lo {
@@ -68,7 +67,7 @@ func between(lo, hi []byte) value {
 	return v
 }
 
-// named says what a value is of.
+// named returns the value with a name for people.
 func (v value) named(of string) value {
 	v.of = of
 	return v
@@ -76,7 +75,7 @@ func (v value) named(of string) value {
 
 func (v value) exact() bool { return len(v.min) > 0 && bytes.Equal(v.min, v.max) }
 
-// part is n bytes of it, from the at-th.
+// part returns n bytes of the value, from offset at.
 func (v value) part(at, n int) value {
 	if at+n > len(v.min) {
 		return unknown(n).named(v.of)
@@ -91,7 +90,7 @@ func (v value) part(at, n int) value {
 	return p
 }
 
-// masked is (v & mask) ^ xor.
+// masked returns (v & mask) ^ xor.
 func (v value) masked(mask, xor []byte) value {
 	if len(mask) != len(v.min) || len(xor) != len(v.min) {
 		return unknown(len(v.min)).named(v.of)
@@ -104,7 +103,7 @@ func (v value) masked(mask, xor []byte) value {
 	return bits(known, free).named(v.of)
 }
 
-// swapped has the bytes of each size of it the other way round.
+// swapped returns the value with the bytes of each group of size reversed.
 func (v value) swapped(size int) value {
 	known, free := bytes.Clone(v.min), bytes.Clone(v.free)
 	for _, all := range [][]byte{known, free} {
@@ -115,7 +114,7 @@ func (v value) swapped(size int) value {
 	return bits(known, free).named(v.of)
 }
 
-// in says whether it lies between from and to, which are as long as it is.
+// in reports whether the value lies between from and to, which have its length.
 func (v value) in(from, to []byte) truth {
 	switch {
 	case len(from) != len(v.min) || len(to) != len(v.min):
@@ -130,7 +129,7 @@ func (v value) in(from, to []byte) truth {
 	return maybe
 }
 
-// differs says whether a bit that is known is another than that of b.
+// differs reports whether a known bit differs from that of b.
 func (v value) differs(b []byte) bool {
 	for i := range b {
 		if (b[i]^v.min[i])&^v.free[i] != 0 {
@@ -143,12 +142,12 @@ func (v value) differs(b []byte) bool {
 // word is the size of the smallest register; a value takes as many as it needs.
 const word = 4
 
-// registers are those of nf_tables' virtual machine, by the number of their
-// first word. What is not there is not known.
+// registers are the registers of nf_tables' virtual machine, by the number of their
+// first word. Those that are not in the map are not known.
 type registers map[uint32]value
 
-// index is the first word of a register: of those of 16 bytes, NFT_REG_1 to
-// NFT_REG_4, or those of 4, from NFT_REG32_00; nft_parse_register in the kernel's
+// index returns the number of a register's first word. NFT_REG_1 to NFT_REG_4 have 16
+// bytes, those from NFT_REG32_00 on have 4; see nft_parse_register in the kernel's
 // nf_tables_api.c.
 func index(register uint32) uint32 {
 	if register <= 4 {
@@ -174,8 +173,7 @@ func (r registers) load(register uint32, n int) value {
 	return unknown(n)
 }
 
-// key are the values that a key of n bytes is put together of, each with its
-// place in it.
+// key returns the values that make up a key of n bytes, each with its offset.
 func (r registers) key(register uint32, n int) (all []keyPart) {
 	for at := 0; at < n; {
 		v, ok := r[index(register)+uint32(at/word)]
@@ -194,7 +192,7 @@ type keyPart struct {
 	value
 }
 
-// compare is the verdict of a comparison as nft_cmp makes it.
+// compare returns the result of a comparison, as nft_cmp makes it.
 func (v value) compare(op uint32, data []byte) truth {
 	low, high := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
 	switch op {
@@ -224,9 +222,9 @@ const (
 	cmpGte
 )
 
-// spans are the elements of a set with their first and last keys. An element of
-// a set of intervals that is not of concatenated fields begins an interval, which
-// goes on until just before the next one, or until one that only ends it.
+// spans returns the elements of a set with their first and last keys. In an interval
+// set whose keys are not concatenated, an element begins an interval, which ends just
+// before the next element.
 func (s *Set) spans() []span {
 	if s.spanned != nil {
 		return s.spanned
@@ -255,7 +253,8 @@ func (s *Set) spans() []span {
 	return all
 }
 
-// rank has what ends an interval come before what begins the next there.
+// rank sorts an element that ends an interval before one that begins the next at the
+// same key.
 func rank(e Element) int {
 	if e.End {
 		return 0
@@ -263,7 +262,7 @@ func rank(e Element) int {
 	return 1
 }
 
-// before is the number before b.
+// before returns the number before b.
 func before(b []byte) []byte {
 	b = bytes.Clone(b)
 	for i := len(b) - 1; i >= 0; i-- {
@@ -280,7 +279,7 @@ type span struct {
 	Element
 }
 
-// holds says whether a key is in a span.
+// holds reports whether a key is in the span.
 func (s span) holds(key []keyPart) truth {
 	all := yes
 	for _, k := range key {

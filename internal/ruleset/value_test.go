@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// drawValue makes a value, and bytes that it may be.
+// drawValue makes a value, and bytes that are possible for it.
 func drawValue(t *rapid.T, n int) (value, []byte) {
 	some := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 2, 0x7f, 0x80, 0xfe, 0xff}), n, n)
 	b := some.Draw(t, "is")
@@ -32,9 +32,10 @@ func drawValue(t *rapid.T, n int) (value, []byte) {
 	return v, b
 }
 
-// TestValuesKnowNothingWrong holds that what is said of a value is so for all
-// bytes that it may be, and that what is made of it may be what is made of them.
-func TestValuesKnowNothingWrong(t *testing.T) {
+// TestValuesAreSound checks that a statement about a value is true of all bytes
+// that are possible for it, and that the results of operations on the bytes are possible
+// for the results of the same operations on the value.
+func TestValuesAreSound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(t, "bytes")
 		some := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 2, 0x7f, 0x80, 0xfe, 0xff}), n, n)
@@ -56,15 +57,15 @@ func TestValuesKnowNothingWrong(t *testing.T) {
 				at := rapid.IntRange(0, n-1).Draw(t, "at")
 				size := rapid.IntRange(1, n-at).Draw(t, "size")
 				if p := v.part(at, size); p.in(b[at:at+size], b[at:at+size]) == no {
-					t.Fatalf("bytes %d to %d of %+v cannot be %x", at, at+size, v, b[at:at+size])
+					t.Fatalf("bytes %d to %d of %+v exclude %x", at, at+size, v, b[at:at+size])
 				}
 			}
 		}
 		if v.in(b, b) == no {
-			t.Fatalf("%+v cannot be %x", v, b)
+			t.Fatalf("%+v excludes %x", v, b)
 		}
 		if v.exact() && !bytes.Equal(v.min, b) {
-			t.Fatalf("%+v is said to be exact, and is %x", v, b)
+			t.Fatalf("%+v claims to be exact, but may be %x", v, b)
 		}
 		data := some.Draw(t, "data")
 		for op, is := range map[uint32]bool{
@@ -72,14 +73,14 @@ func TestValuesKnowNothingWrong(t *testing.T) {
 			cmpLte: bytes.Compare(b, data) <= 0, cmpGt: bytes.Compare(b, data) > 0, cmpGte: bytes.Compare(b, data) >= 0,
 		} {
 			if got := v.compare(op, data); got == yes && !is || got == no && is {
-				t.Fatalf("operator %d of %+v and %x is %d, and of %x it is %v", op, v, data, got, b, is)
+				t.Fatalf("operator %d on %+v and %x gives %d, but on %x and the same %v", op, v, data, got, b, is)
 			}
 		}
 	})
 }
 
-// TestValuesKnow: what is known is said.
-func TestValuesKnow(t *testing.T) {
+// TestValuesArePrecise checks that what is known about a value is used.
+func TestValuesArePrecise(t *testing.T) {
 	ports := between([]byte{0, 22}, []byte{0, 30})
 	lo := unknown(4)
 	lo.not = []byte("lo\x00\x00")
@@ -105,7 +106,7 @@ func TestValuesKnow(t *testing.T) {
 	}
 }
 
-// TestSpans holds what the kernel's sets of intervals mean, as it tells of them.
+// TestSpans checks how interval sets are read in the forms that the kernel reports.
 func TestSpans(t *testing.T) {
 	element := func(n byte, end bool) Element { return Element{Key: []byte{0, n}, End: end} }
 	for _, tt := range []struct {
@@ -114,9 +115,9 @@ func TestSpans(t *testing.T) {
 		want string
 	}{
 		{"single", Set{Elements: []Element{element(9, false), element(3, false)}}, "3-3 9-9 "},
-		{"intervals, as they are told, from the end", Set{Interval: true, Elements: []Element{element(41, true), element(40, false),
+		{"intervals, as the kernel lists them, from the end", Set{Interval: true, Elements: []Element{element(41, true), element(40, false),
 			element(31, true), element(20, false), element(0, true)}}, "20-30 40-40 "},
-		{"one after the other", Set{Interval: true, Elements: []Element{element(20, false), element(30, true), element(30, false), element(35, true)}}, "20-29 30-34 "},
+		{"adjacent intervals", Set{Interval: true, Elements: []Element{element(20, false), element(30, true), element(30, false), element(35, true)}}, "20-29 30-34 "},
 		{"to the end", Set{Interval: true, Elements: []Element{element(20, false)}}, "20-65535 "},
 		{"with last keys", Set{Interval: true, Concat: true, Elements: []Element{{Key: []byte{0, 5}, KeyEnd: []byte{0, 9}}}}, "5-9 "},
 		{"all others", Set{Elements: []Element{{CatchAll: true}}}, ""},
@@ -131,8 +132,8 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// TestNear: of a set with as many elements as there are, one is looked at for a
-// key that is known.
+// TestNear checks that in a set with as many elements as possible, at most one span is
+// looked at for a key that is known.
 func TestNear(t *testing.T) {
 	set := &Set{Interval: true, KeyLen: 2}
 	for i := range 0x4000 {
@@ -147,7 +148,7 @@ func TestNear(t *testing.T) {
 		}
 		near := set.near(key)
 		if _, got := set.find(key); got != want || len(near) > 1 {
-			t.Fatalf("%d is found %d in %d elements, want %d in one at most", n, got, len(near), want)
+			t.Fatalf("find(%d) = %d among %d spans, want %d among one at most", n, got, len(near), want)
 		}
 	}
 }

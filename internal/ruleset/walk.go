@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outcome is a set of what may become of a packet in a rule or a chain.
+// outcome is the set of things that may happen to a packet in a rule or a chain.
 type outcome uint8
 
 const (
@@ -22,8 +22,8 @@ const (
 // maxDepth is NFT_JUMP_STACK_SIZE of the kernel's net/netfilter/nf_tables.h.
 const maxDepth = 16
 
-// maxRules bounds the work on a ruleset whose chains call each other over and
-// over: many times what any packet passes.
+// maxRules bounds the work on a ruleset whose chains call each other over and over.
+// It is many times the number of rules that a packet passes.
 const maxRules = 1 << 18
 
 // walk is a packet's way through the rules.
@@ -33,16 +33,16 @@ type walk struct {
 	base   *Chain
 	passed int // rules so far
 
-	// unsure says that the packet may not be here at all: a rule that led here
-	// may not hold. What a rule changes is then not known afterwards.
+	// unsure is greater than 0 if it is not certain that the packet gets here, because a
+	// rule that leads here may not match. Fields that a rule changes are then unknown.
 	unsure int
-	order  int // 1 while chains are passed whose order is not known, which makes one unsure
+	order  int // added to unsure in chains whose order is not known: 1 there, and 0 elsewhere
 	drops  []Place
 	doubts []Place
 	chains []*Chain
 }
 
-// conntrackPriority is NF_IP_PRI_CONNTRACK, from which on a packet of
+// conntrackPriority is NF_IP_PRI_CONNTRACK. From that priority on, a packet at
 // prerouting has a connection.
 const conntrackPriority = -200
 
@@ -64,9 +64,9 @@ func (s *Ruleset) Judge(p Packet) Answer {
 	return answer
 }
 
-// beside follows the packet through base chains of one priority. Which comes
-// first is the one that was made last, which nobody can see: so what one of them
-// changes of the packet is not known to the others.
+// beside follows the packet through base chains of one priority. The one that was made
+// last comes first, but their ages cannot be read. So a field that one of them changes
+// is unknown to the others.
 func (w *walk) beside(bases []*Chain, answer *Answer) {
 	before, so := *w.flight, *answer
 	w.pass(bases, answer)
@@ -79,7 +79,7 @@ func (w *walk) beside(bases []*Chain, answer *Answer) {
 	}
 }
 
-// blur forgets what differs from before.
+// blur makes unknown what differs from before.
 func (f *flight) blur(before flight) {
 	for _, v := range []struct{ now, before *value }{
 		{&f.ports, &before.ports}, {&f.dst, &before.dst}, {&f.mark, &before.mark}, {&f.ctMark, &before.ctMark},
@@ -96,8 +96,8 @@ func (f *flight) blur(before flight) {
 	}
 }
 
-// pass follows the packet through some base chains of one priority, one after the
-// other, and to the last even if one drops it: that may have come later.
+// pass follows the packet through base chains of one priority, one after the other. It
+// goes on even if one drops the packet, since the others may come first.
 func (w *walk) pass(bases []*Chain, answer *Answer) {
 	for _, c := range bases {
 		if c.Hook == "input" && w.away == yes || c.Type == "nat" && w.rewritten == yes {
@@ -119,7 +119,7 @@ func (w *walk) pass(bases []*Chain, answer *Answer) {
 	}
 }
 
-// track has the packet's connection known.
+// track decides whether the packet has a connection, and its state.
 func (w *walk) track() {
 	w.judged = true
 	w.tracked = w.notrack.invert()
@@ -133,7 +133,7 @@ func (w *walk) track() {
 	}
 }
 
-// through is what becomes of the packet in a base chain: accepted, dropped, or
+// through returns what may happen to the packet in a base chain: accepted, dropped, or
 // both.
 func (w *walk) through(c *Chain) outcome {
 	on := w.on(c)
@@ -161,8 +161,9 @@ func (w *walk) through(c *Chain) outcome {
 	return out
 }
 
-// on says whether the packet passes a chain: some are on some interfaces only,
-// and those that translate addresses are for what has a connection.
+// on reports whether the packet passes a chain. Ingress chains are on certain
+// interfaces only, and chains that translate addresses see only packets with a
+// connection.
 func (w *walk) on(c *Chain) truth {
 	switch {
 	case c.Type == "nat":
@@ -177,13 +178,14 @@ func (w *walk) on(c *Chain) truth {
 	return no
 }
 
-// chain is what becomes of the packet in a chain; onward is its end.
+// chain returns what may happen to the packet in a chain; onward means that it reaches
+// the chain's end.
 func (w *walk) chain(c *Chain, depth int) outcome {
 	if !slices.Contains(w.chains, c) {
 		w.chains = append(w.chains, c)
 	}
 	if depth > maxDepth {
-		w.doubt(c, 0, "chains that call each other too deep to follow")
+		w.doubt(c, 0, "chains that call each other too deeply to follow")
 		return accepted | dropped | onward
 	}
 	var all outcome
@@ -191,7 +193,7 @@ func (w *walk) chain(c *Chain, depth int) outcome {
 	defer func() { w.unsure = unsure }()
 	for _, r := range c.Rules {
 		if w.passed++; w.passed > maxRules {
-			w.doubt(c, r.Handle, "more rules than can be followed")
+			w.doubt(c, r.Handle, "rules, which are too many to follow")
 			return accepted | dropped | onward
 		}
 		out := w.rule(c, r, depth)
@@ -200,7 +202,7 @@ func (w *walk) chain(c *Chain, depth int) outcome {
 			return all
 		}
 		if out&(accepted|returns) != 0 {
-			w.unsure++ // it may have left before
+			w.unsure++ // it may have left the chain already
 		}
 	}
 	return all | onward
@@ -210,7 +212,7 @@ func (w *walk) doubt(c *Chain, handle uint64, why string) {
 	w.doubts = append(w.doubts, Place{w.base, c, handle, why})
 }
 
-// step is a rule as it is being read.
+// step is the state of evaluating one rule.
 type step struct {
 	*walk
 	chain     *Chain
@@ -218,12 +220,13 @@ type step struct {
 	depth     int
 	registers registers
 
-	holds truth  // yes or maybe: no ends the rule
-	why   string // it may not hold
+	holds truth  // whether the rule matches so far: yes or maybe, since no ends the rule
+	why   string // what that depends on, if holds is maybe
 	out   outcome
 }
 
-// rule is what becomes of the packet in a rule; onward is the next one.
+// rule returns what may happen to the packet in a rule; onward means that it goes on to
+// the next one.
 func (w *walk) rule(c *Chain, r Rule, depth int) outcome {
 	s := &step{walk: w, chain: c, rule: r, depth: depth, registers: registers{}, holds: yes}
 	unsure := w.unsure
@@ -236,7 +239,7 @@ func (w *walk) rule(c *Chain, r Rule, depth int) outcome {
 	return s.out | onward
 }
 
-// only has the rule go on where t is so. It says whether the rule is at its end.
+// only continues the rule if t is true, and reports whether the rule ends.
 func (s *step) only(t truth, why string) (done bool) {
 	switch {
 	case t == no:
@@ -253,7 +256,7 @@ func (s *step) only(t truth, why string) (done bool) {
 	return false
 }
 
-// anything has the packet be accepted, dropped or neither.
+// anything is for an expression that may accept the packet, drop it or do neither.
 func (s *step) anything(why string) (done bool) {
 	s.doubt(s.chain, s.rule.Handle, why)
 	s.out |= accepted | dropped
@@ -263,7 +266,7 @@ func (s *step) anything(why string) (done bool) {
 	return false
 }
 
-// ends the rule with what becomes of the packet where it holds.
+// ends ends the rule: out happens to the packet if the rule matches.
 func (s *step) ends(out outcome) (done bool) {
 	if s.holds == maybe && out != onward {
 		s.doubt(s.chain, s.rule.Handle, s.why)
@@ -275,7 +278,7 @@ func (s *step) ends(out outcome) (done bool) {
 	return true
 }
 
-// verdict is one as the kernel has it.
+// verdict is a verdict in the kernel's form.
 type verdict struct {
 	code  int32
 	chain string
@@ -296,7 +299,7 @@ func (s *step) decide(v verdict) (done bool) {
 	case unix.NFT_JUMP, unix.NFT_GOTO:
 		called := s.rules.chain(s.chain, v.chain)
 		if called == nil {
-			return s.anything("a chain that cannot be read")
+			return s.anything("rules of a chain that cannot be read")
 		}
 		out := s.walk.chain(called, s.depth+1)
 		if out&returns != 0 {
@@ -314,11 +317,10 @@ func (s *step) decide(v verdict) (done bool) {
 	if v.code >= 0 && v.code&0xff == nfDrop { // NF_VERDICT_MASK
 		return s.ends(dropped)
 	}
-	return s.anything("a verdict of another program's")
+	return s.anything("verdict of another program")
 }
 
-// change has something of the packet be v from here on, or not known where the
-// rule may not hold.
+// change sets a field of the packet to v, or makes it unknown if the rule may not match.
 func (s *step) change(what *value, v value) {
 	if s.unsure > 0 {
 		v = unknown(len(what.min))
@@ -326,7 +328,7 @@ func (s *step) change(what *value, v value) {
 	*what = v
 }
 
-// become is change for what is so or not.
+// become is change for a truth: it becomes true, or may be true if the rule may not match.
 func (s *step) become(what *truth) {
 	if s.unsure > 0 && *what != yes {
 		*what = maybe
@@ -335,7 +337,7 @@ func (s *step) become(what *truth) {
 	*what = yes
 }
 
-// untrack keeps the packet out of connection tracking, if it is not tracked yet.
+// untrack keeps the packet out of connection tracking, unless that is decided already.
 func (s *step) untrack() {
 	if !s.judged {
 		s.change(&s.ctState, number(ctUntracked))

@@ -13,7 +13,7 @@ import (
 
 func be(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 
-// verdictOf is an immediate verdict as the kernel tells of it.
+// verdictOf returns an immediate verdict in the form that the kernel reports.
 func verdictOf(t *testing.T, code int32, chain string) Expr {
 	t.Helper()
 	v := []netlink.Attribute{{Type: unix.NFTA_VERDICT_CODE, Data: be(uint32(code))}}
@@ -39,8 +39,8 @@ func input(drop bool, rules ...[]Expr) *Chain {
 	return c
 }
 
-// TestWhatIsNotUnderstood: a packet never passes for certain by a rule that is
-// not understood, nor is it dropped.
+// TestWhatIsNotUnderstood checks that a rule that is not understood never makes it
+// certain that a packet passes or is dropped.
 func TestWhatIsNotUnderstood(t *testing.T) {
 	accept, drop := verdictOf(t, 1, ""), verdictOf(t, 0, "")
 	named := func(name string, attr uint16, text string, more ...uint16) Expr {
@@ -55,22 +55,22 @@ func TestWhatIsNotUnderstood(t *testing.T) {
 		in   *Chain
 		want string
 	}{
-		{"an expression", input(false, []Expr{{Name: "new"}}), `passes, drops ("new", which is not known here)`},
-		{"an expression before a verdict", input(true, []Expr{{Name: "new"}, accept}), `passes, drops ("new", which is not known here)`},
-		{"a queue", input(false, []Expr{{Name: "queue"}}), `passes, drops ("queue", which is not known here)`},
-		{"what hands it on", input(false, []Expr{{Name: "fwd"}}), `passes, drops ("fwd", which is not known here)`},
-		{"an attribute", input(true, []Expr{named("cmp", 99, ""), accept}), `passes, drops ("cmp" with an attribute that is not known here (99))`},
-		{"a set", input(true, []Expr{named("lookup", unix.NFTA_LOOKUP_SET, "gone"), accept}), "passes, drops (a set that cannot be read)"},
-		{"a chain", input(true, []Expr{verdictOf(t, unix.NFT_JUMP, "gone")}), "passes, drops (a chain that cannot be read)"},
-		{"a verdict", input(false, []Expr{verdictOf(t, 3, "")}), "passes, drops (a verdict of another program's)"},
+		{"an expression", input(false, []Expr{{Name: "new"}}), `passes, drops (expression "new", which doorward does not know)`},
+		{"an expression before a verdict", input(true, []Expr{{Name: "new"}, accept}), `passes, drops (expression "new", which doorward does not know)`},
+		{"a queue", input(false, []Expr{{Name: "queue"}}), `passes, drops (expression "queue", which doorward does not know)`},
+		{"what hands it on", input(false, []Expr{{Name: "fwd"}}), `passes, drops (expression "fwd", which doorward does not know)`},
+		{"an attribute", input(true, []Expr{named("cmp", 99, ""), accept}), `passes, drops (expression "cmp", whose attribute 99 doorward does not know)`},
+		{"a set", input(true, []Expr{named("lookup", unix.NFTA_LOOKUP_SET, "gone"), accept}), "passes, drops (contents of a set that cannot be read)"},
+		{"a chain", input(true, []Expr{verdictOf(t, unix.NFT_JUMP, "gone")}), "passes, drops (rules of a chain that cannot be read)"},
+		{"a verdict", input(false, []Expr{verdictOf(t, 3, "")}), "passes, drops (verdict of another program)"},
 		{"a match of iptables", input(true, []Expr{named("match", unix.NFTA_MATCH_NAME, "geoip"), accept}), `passes, drops (match "geoip" of iptables)`},
 		{"a match of iptables that is cut", input(true, []Expr{named("match", unix.NFTA_MATCH_NAME, "tcp", unix.NFTA_MATCH_INFO), accept}),
 			`passes, drops (match "tcp" of iptables)`},
 		{"a target of iptables", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "NFQUEUE")}),
-			`passes, drops (target "NFQUEUE" of iptables, which is not known here)`},
-		{"a target of iptables that is cut", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "DNAT")}), "passes, drops (target \"DNAT\" of a form that is not known here)"},
+			`passes, drops (target "NFQUEUE" of iptables, which doorward does not know)`},
+		{"a target of iptables that is cut", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "DNAT")}), "passes, drops (target \"DNAT\" of iptables, whose form doorward does not know)"},
 		{"a target of iptables that passes nothing on", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "LOG"), drop}), "drops"},
-		{"an object", input(true, []Expr{{Name: "objref"}, accept}), "passes, drops (an object that is not known here)"},
+		{"an object", input(true, []Expr{{Name: "objref"}, accept}), "passes, drops (state of an object whose type doorward does not know)"},
 		{"a drop with an error number", input(false, []Expr{verdictOf(t, 13<<16, "")}), "drops"},
 		{"all drop, whatever it is", input(true, []Expr{{Name: "limit"}}), "drops"},
 		{"a rate, and the rest passes", input(false, []Expr{{Name: "limit"}, accept}), "passes"},
@@ -82,8 +82,8 @@ func TestWhatIsNotUnderstood(t *testing.T) {
 	}
 }
 
-// TestWorkIsBounded: chains that call each other over and over, or in a circle,
-// come to an end, and nothing is said for certain of them.
+// TestWorkIsBounded checks that following chains that call each other over and over, or
+// in a circle, comes to an end, and that the answer is then not certain.
 func TestWorkIsBounded(t *testing.T) {
 	all := &Ruleset{}
 	for i := range 16 {
@@ -104,11 +104,11 @@ func TestWorkIsBounded(t *testing.T) {
 		t.Errorf("the outcome is %b, want drops to be possible, and a doubt", out)
 	}
 	if most := maxRules + maxDepth*3 + 1<<maxDepth; w.passed > most {
-		t.Errorf("%d rules were followed, want %d at most", w.passed, most)
+		t.Errorf("%d rules were followed, want at most %d", w.passed, most)
 	}
 
 	circle := input(false, []Expr{verdictOf(t, unix.NFT_JUMP, "in")})
-	if got := say((&Ruleset{Chains: []*Chain{circle}}).Judge(syn(22))); got != "passes, drops (chains that call each other too deep to follow)" {
+	if got := say((&Ruleset{Chains: []*Chain{circle}}).Judge(syn(22))); got != "passes, drops (chains that call each other too deeply to follow)" {
 		t.Errorf("a circle: %q", got)
 	}
 }

@@ -14,16 +14,16 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// match is whether a match of iptables holds, from its structure in the
-// kernel's linux/netfilter/xt_*.h. Those that are not read here look at what is
-// not known.
+// match reports whether a match of iptables holds, as read from its structure in the
+// kernel's linux/netfilter/xt_*.h. Matches that are not read here depend on something
+// unknown.
 func (s *step) match(e Expr) (holds truth, why string) {
 	name, revision, info := e.text(unix.NFTA_MATCH_NAME), e.number(unix.NFTA_MATCH_REV), e.Attrs[unix.NFTA_MATCH_INFO]
 	switch {
 	case name == "comment":
 		return yes, ""
 	case slices.Contains([]string{"rt", "frag", "ah", "hbh", "dst", "mh"}, name):
-		return no, "" // there are no extension headers
+		return no, "" // the packet has no extension headers
 	case name == "tcp" && len(info) >= 12:
 		return s.xtTCP(info)
 	case name == "udp" && len(info) >= 9:
@@ -69,7 +69,7 @@ func (s *step) xtPorts(info []byte, proto port.Proto, notSource, notDestination 
 	return min(from, to), source.of
 }
 
-// big is a number of the machine's as the network has it.
+// big converts a number from host to network byte order.
 func big(b []byte) []byte {
 	return binary.BigEndian.AppendUint16(nil, binary.NativeEndian.Uint16(b))
 }
@@ -152,8 +152,8 @@ func (s *step) xtAddrtype(info []byte) (truth, string) {
 	return t, "routes"
 }
 
-// xtState compares the state of the packet's connection, of which xt has an own
-// number for "untracked".
+// xtState compares the state of the packet's connection. Its bit for "untracked"
+// differs between the matches.
 func (s *step) xtState(mask, untracked uint32, inverted bool) (truth, string) {
 	if !s.ctState.exact() {
 		return maybe, "state of its connection"
@@ -169,7 +169,7 @@ func (s *step) xtState(mask, untracked uint32, inverted bool) (truth, string) {
 	return orNot(t, inverted), ""
 }
 
-// target follows a target of iptables.
+// target evaluates a target of iptables.
 func (s *step) target(e Expr) (done bool) {
 	name, info := e.text(unix.NFTA_TARGET_NAME), e.Attrs[unix.NFTA_TARGET_INFO]
 	switch name {
@@ -198,13 +198,13 @@ func (s *step) target(e Expr) (done bool) {
 	case "DNAT", "REDIRECT":
 		return s.xtRedirect(name, info)
 	case "TPROXY":
-		return s.anything("sockets") // it drops what has none
+		return s.anything("sockets") // it drops packets without a socket
 	}
-	return s.anything(fmt.Sprintf("target %q of iptables, which is not known here", name))
+	return s.anything(fmt.Sprintf("target %q of iptables, which doorward does not know", name))
 }
 
-// natRange is where a target of iptables leads: from the first to the last of
-// addresses and ports.
+// natRange is the addresses and ports, from the first to the last, to which a target
+// of iptables sends packets.
 type natRange struct {
 	flags       uint32
 	from, to    []byte // addresses
@@ -232,7 +232,7 @@ func (s *step) xtRedirect(name string, info []byte) (done bool) {
 	const specified = 2 // NF_NAT_RANGE_PROTO_SPECIFIED
 	n, ok := parseNAT(info, s.IPv6)
 	if !ok {
-		return s.anything(fmt.Sprintf("target %q of a form that is not known here", name))
+		return s.anything(fmt.Sprintf("target %q of iptables, whose form doorward does not know", name))
 	}
 	ports := s.ports
 	if n.flags&specified != 0 {

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rule is a system call that is allowed when all conditions hold; of those that
-// several rules allow, one rule's. Without conditions it is always allowed.
+// rule allows a system call if all conditions hold, or always if there are none. If
+// there are several rules for a call, one of them is enough.
 type rule struct {
 	call string
 	when []condition
 }
 
-// condition is one on an argument of 64 bits.
+// condition is a condition on an argument of 64 bits.
 type condition struct {
 	argument uint32 // 0 to 5
 	test     test
@@ -34,27 +34,27 @@ const (
 	hasSome      // of the bits of value
 )
 
-// What is answered to a system call, seccomp(2).
+// The filter's answers to a system call, seccomp(2).
 const (
 	allowed = uint32(unix.SECCOMP_RET_ALLOW)
 	denied  = uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.EPERM)
 	unknown = uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.ENOSYS)
 )
 
-// Where struct seccomp_data has what a call is, and its arguments, 8 bytes each.
+// Offsets in struct seccomp_data. An argument has 8 bytes.
 const (
 	numberAt    = 0
 	machineAt   = 4
 	argumentsAt = 16
 )
 
-// compile makes the filter for a machine: calls that are absent are answered
-// as by a kernel that has not got them, those that a rule allows go through,
-// and all others fail with EPERM. A call that the machine does not have is left
-// out: arm64 has no open(2), only openat(2).
+// compile makes the filter for a machine: calls in absent fail with ENOSYS, as in a
+// kernel that does not have them, those that a rule allows are made, and all others fail
+// with EPERM. A call that the machine does not have is left out: arm64 has no open(2),
+// only openat(2).
 //
-// Each call is a block that ends with its answers, so that the program has no
-// jumps across blocks but those from one block to the next:
+// Each call is a block that ends with its answers, so that the program jumps only within
+// a block and to the beginning of the next one:
 //
 //	jeq call, the next line, the block after
 //	conditions of the first rule, or the second rule; allow
@@ -64,7 +64,7 @@ func compile(machine *arch.Info, absent []string, rules []rule) []bpf.Instructio
 	program := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: machineAt, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(machine.ID), SkipTrue: 1},
-		bpf.RetConstant{Val: denied}, // the calls of a machine of 32 bits have other numbers
+		bpf.RetConstant{Val: denied}, // 32-bit system calls have other numbers
 		bpf.LoadAbsolute{Off: numberAt, Size: 4},
 	}
 	block := func(call string, code ...bpf.Instruction) {
@@ -90,7 +90,8 @@ func compile(machine *arch.Info, absent []string, rules []rule) []bpf.Instructio
 	return append(program, bpf.RetConstant{Val: denied})
 }
 
-// compile makes the code of one rule, after which that of the next one stands.
+// compile makes the code of one rule. If a condition fails, it jumps to its end, where
+// the code of the next rule follows.
 func (r rule) compile() (code []bpf.Instruction) {
 	var fails []int // jumps to the end
 	check := func(c condition, half uint32, value uint32) bpf.JumpIf {
@@ -110,7 +111,7 @@ func (r rule) compile() (code []bpf.Instruction) {
 				jump.Cond = bpf.JumpNotEqual
 			case c.test == hasNone:
 				jump.Cond = bpf.JumpBitsSet
-			case half.at == high: // bits of the upper half will do
+			case half.at == high: // a bit in the upper half is enough
 				jump.Cond, jump.SkipTrue = bpf.JumpBitsSet, 2
 				code = append(code, jump)
 				continue
@@ -124,14 +125,14 @@ func (r rule) compile() (code []bpf.Instruction) {
 	code = append(code, bpf.RetConstant{Val: allowed})
 	for _, at := range fails {
 		jump, _ := code[at].(bpf.JumpIf)
-		jump.SkipTrue = uint8(len(code) - at - 1) // six conditions are 24 instructions
+		jump.SkipTrue = uint8(len(code) - at - 1) // cannot overflow: six conditions have 24 instructions
 		code[at] = jump
 	}
 	return code
 }
 
-// load has the kernel apply a filter to all threads of the process, which gives
-// up new privileges for it.
+// load makes the kernel apply a filter to all threads of the process. Before that, the
+// process gives up the right to gain new privileges, as seccomp(2) demands.
 func load(program []bpf.Instruction) error {
 	raw, err := bpf.Assemble(program)
 	if err != nil {

@@ -23,16 +23,17 @@ const (
 	preloadFile = "/etc/ld.so.preload"
 )
 
-// Where libraries are without a cache: ld.so(8), and Debian's multiarch.
+// libraryDirs are where libraries are found without the cache: ld.so(8), and Debian's
+// multiarch directories.
 var libraryDirs = [...]string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*"}
 
-// Files are what a program needs to be started with: itself, its interpreter,
-// its libraries and theirs, those that systemd's programs load when an entry of
-// the journal wants them (dlopen(3)), and ld.so's own. They are files, not
-// directories: the interpreter runs any program that it can read, and programs
-// stand among the libraries (/usr/lib/git-core). All that exist are named, also
-// those of which the interpreter takes one by the kind of processor. Lacking are
-// the libraries that the program needs and that are nowhere.
+// Files returns the files that a program needs to start: itself, its interpreter, its
+// libraries and theirs, those that systemd's programs load when an entry of the journal
+// needs them (dlopen(3)), and those of ld.so itself. They are files, not directories,
+// since the interpreter runs any program that it can read, and there are programs among
+// the libraries (/usr/lib/git-core). If a library exists in several forms, among which
+// the interpreter chooses by the type of processor, all of them are returned. Lacking
+// are the libraries that the program needs and that were not found.
 func Files(program string) (files, lacking []string) {
 	main, err := elf.Open(program)
 	if err != nil {
@@ -53,9 +54,9 @@ func Files(program string) (files, lacking []string) {
 	return slices.Sorted(maps.Keys(l.found)), l.lacking
 }
 
-// interpreter is the ELF interpreter that a program names (elf(5), PT_INTERP),
-// "" for none. It must be executable, too: the kernel opens it for execution
-// (load_elf_binary in fs/binfmt_elf.c), which Landlock asks about.
+// interpreter returns the ELF interpreter that a program names (elf(5), PT_INTERP), or
+// "" if there is none. A policy must let it be executed, too, since the kernel opens it
+// for execution (load_elf_binary in fs/binfmt_elf.c), which Landlock checks.
 func interpreter(f *elf.File) string {
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_INTERP || p.Filesz > unix.PathMax {
@@ -70,20 +71,20 @@ func interpreter(f *elf.File) string {
 	return ""
 }
 
-// linker looks for libraries as ld.so(8) does. It may find more of a name than
-// ld.so would take, never less.
+// linker looks for libraries as ld.so(8) does. For a name it may find more files than
+// ld.so would load, but never fewer.
 type linker struct {
 	machine     elf.Machine
 	class       elf.Class
 	interpreter string
-	dirs        map[string]bool     // of all RPATH and RUNPATH
-	cached      map[string][]string // name to paths
+	dirs        map[string]bool     // of all RPATHs and RUNPATHs
+	cached      map[string][]string // paths, by name
 	found       map[string]bool
 	lacking     []string
 	asked       []string // names that were looked for
 }
 
-// load takes in what a program or library wants, and looks for it.
+// load looks for what a program or library needs.
 func (l *linker) load(path string, f *elf.File) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -106,11 +107,11 @@ func (l *linker) load(path string, f *elf.File) {
 		}
 	}
 	for _, name := range loadsLater(f) {
-		l.want(name) // works without
+		l.want(name) // the program works without it
 	}
 }
 
-// want looks for a library, and for what it wants, and tells whether there is one.
+// want looks for a library and for what that needs, and reports whether it was found.
 func (l *linker) want(name string) bool {
 	if slices.Contains(l.asked, name) || name == filepath.Base(l.interpreter) {
 		return true
@@ -123,7 +124,7 @@ func (l *linker) want(name string) bool {
 	return ok
 }
 
-// candidates are the paths at which a library may be.
+// candidates returns the paths at which a library may be.
 func (l *linker) candidates(name string) []string {
 	if strings.Contains(name, "/") {
 		return []string{name}
@@ -131,14 +132,14 @@ func (l *linker) candidates(name string) []string {
 	var paths []string
 	for _, dir := range slices.Concat(slices.Sorted(maps.Keys(l.dirs)), libraryDirs[:]) {
 		for _, pattern := range []string{dir, filepath.Join(dir, "glibc-hwcaps", "*")} {
-			matches, _ := filepath.Glob(filepath.Join(pattern, name)) // fails for a bad pattern alone
+			matches, _ := filepath.Glob(filepath.Join(pattern, name)) // the only error is a bad pattern
 			paths = append(paths, matches...)
 		}
 	}
 	return append(paths, l.cached[name]...)
 }
 
-// take takes a file for a library if it is one for this machine.
+// take adds a file, and what it needs, if it is a library for this machine.
 func (l *linker) take(path string) bool {
 	if l.found[path] {
 		return true
@@ -156,17 +157,17 @@ func (l *linker) take(path string) bool {
 	return true
 }
 
-// later are the libraries that a reader of the journal may load when it meets
-// something compressed, sealed, or to be matched.
+// later are the libraries that a reader of the journal may load when it finds compressed
+// or sealed entries, or has to match a pattern.
 var later = [...]string{"liblz4.so.1", "liblzma.so.5", "libzstd.so.1", "libgcrypt.so.20", "libpcre2-8.so.0"}
 
-// features are those of the ELF notes on dlopen that are the same
-// (https://uapi-group.org/specifications/specs/elf_dlopen_metadata/). Those that
-// are not for journals, like TPMs and USB keys, stay outside.
+// features are the names of the same libraries in ELF notes on dlopen
+// (https://uapi-group.org/specifications/specs/elf_dlopen_metadata/). Libraries that are
+// not for journals, such as those for TPMs and USB keys, are not needed.
 var features = [...]string{"lz4", "lzma", "xz", "zstd", "gcrypt", "pcre2"}
 
-// loadsLater are names of libraries that one of systemd's loads when it needs
-// them, as far as journals go.
+// loadsLater returns the names of libraries that a program or library of systemd loads
+// when it needs them to read journals.
 func loadsLater(f *elf.File) []string {
 	names, _ := f.ImportedLibraries()
 	ours := slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, "libsystemd") })
@@ -182,8 +183,8 @@ func loadsLater(f *elf.File) []string {
 	return names
 }
 
-// dlopens reads a section of ELF notes, elf(5): the lengths of name and text and
-// a type, 4 bytes each, then name and text, padded to 4 bytes each.
+// dlopens reads a section of ELF notes, elf(5): the lengths of name and text, and a
+// type, 4 bytes each; then name and text, each padded to a multiple of 4 bytes.
 func dlopens(notes []byte, order binary.ByteOrder) (names []string) {
 	pad := func(n uint32) uint64 { return (uint64(n) + 3) &^ 3 }
 	for len(notes) >= 12 {
@@ -208,19 +209,19 @@ func dlopens(notes []byte, order binary.ByteOrder) (names []string) {
 	return names
 }
 
-// cached reads ld.so's cache: names of libraries, and where each is.
+// cached reads ld.so's cache, which has the paths of libraries by name.
 func cached(path string) map[string][]string {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil // ld.so does without, too
+		return nil // ld.so does not need it either
 	}
 	return parseCache(text)
 }
 
-// parseCache reads the format of glibc 2.2 and later, sysdeps/generic/dl-cache.h:
-// a header of 48 bytes with the number of entries at 20, and entries of 24 bytes
-// with the offsets of name and path at 4 and 8. Before 2.32 one of an older format
-// stood before it, from whose end on offsets are then counted.
+// parseCache reads the format of glibc 2.2 and later, sysdeps/generic/dl-cache.h: a
+// header of 48 bytes with the number of entries at 20, and entries of 24 bytes with the
+// offsets of name and path at 4 and 8. Before glibc 2.32, a cache of an older format may
+// precede it; offsets are then counted from the end of that.
 func parseCache(text []byte) map[string][]string {
 	const magic, header, entry = "glibc-ld.so.cache1.1", 48, 24
 	begin := bytes.Index(text, []byte(magic))

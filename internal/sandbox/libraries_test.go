@@ -19,8 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// What ld.so itself says that it loads is among the files, for every kind of
-// program.
+// Files includes everything that ld.so says it loads, for every kind of program.
 func TestFilesAreWhatTheLoaderLoads(t *testing.T) {
 	for _, program := range []string{"/usr/bin/journalctl", "/usr/bin/true", "/usr/bin/ssh", "/usr/bin/perl"} {
 		t.Run(filepath.Base(program), func(t *testing.T) {
@@ -34,7 +33,7 @@ func TestFilesAreWhatTheLoaderLoads(t *testing.T) {
 				t.Errorf("lacking: %q", lacking)
 			}
 			if !slices.Contains(files, program) {
-				t.Errorf("%q is not among its files", program)
+				t.Errorf("the program %q is not among the files", program)
 			}
 			var real []string
 			for _, f := range files {
@@ -48,22 +47,22 @@ func TestFilesAreWhatTheLoaderLoads(t *testing.T) {
 			}
 			for _, m := range loaded {
 				if path, err := filepath.EvalSymlinks(m[1]); err != nil || !slices.Contains(real, path) {
-					t.Errorf("%q (%q, %v) is loaded, and not among %q", m[1], path, err, files)
+					t.Errorf("%q (%q, %v) is loaded, but not among %q", m[1], path, err, files)
 				}
 			}
 		})
 	}
 }
 
-// Nothing but the program itself, its interpreter and libraries: no directory, and
-// nothing that the interpreter would run as another program.
+// Files includes only the program itself, its interpreter and libraries: no directory,
+// and nothing that the interpreter would run as another program.
 func TestFilesAreNoOtherPrograms(t *testing.T) {
 	nstest.Need(t, "/usr/bin/journalctl")
 	files, _ := Files("/usr/bin/journalctl")
 	for _, f := range files {
 		info, err := os.Stat(f)
 		if err != nil {
-			continue // no preloads here
+			continue // there are no preloads here
 		}
 		library := strings.Contains(filepath.Base(f), ".so")
 		if !info.Mode().IsRegular() || !library && f != "/usr/bin/journalctl" {
@@ -77,7 +76,7 @@ func TestFilesAreNoOtherPrograms(t *testing.T) {
 	}
 }
 
-func TestALibraryThatIsNowhere(t *testing.T) {
+func TestMissingLibrary(t *testing.T) {
 	nstest.Need(t, "/usr/bin/true")
 	text, err := os.ReadFile("/usr/bin/true")
 	if err != nil {
@@ -92,11 +91,11 @@ func TestALibraryThatIsNowhere(t *testing.T) {
 		t.Errorf("lacking (-want +got):\n%s", diff)
 	}
 	if _, lacking := Files(os.DevNull); len(lacking) != 1 {
-		t.Errorf("of what is no program: lacking %q", lacking)
+		t.Errorf("a file that is not a program: lacking %q", lacking)
 	}
 }
 
-// The cache says what ldconfig reads in it.
+// The cache is read as ldconfig reads it.
 func TestCacheIsReadAsByLdconfig(t *testing.T) {
 	nstest.Need(t, "/sbin/ldconfig")
 	cache := filepath.Join(t.TempDir(), "cache")
@@ -121,7 +120,7 @@ func TestCacheIsReadAsByLdconfig(t *testing.T) {
 	}
 }
 
-// cacheOf is a cache with one entry, behind one of the older format.
+// cacheOf returns a cache with one entry, after a cache of the older format.
 func cacheOf(before, name, path string) []byte {
 	b := append([]byte("glibc-ld.so.cache1.1"), make([]byte, 28)...)
 	binary.NativeEndian.PutUint32(b[20:], 1)
@@ -138,8 +137,8 @@ func TestCacheBehindAnOlderOne(t *testing.T) {
 	}
 }
 
-// FuzzCache holds that what is read in a cache stands there, that paths are
-// absolute, and that no cache is too damaged to be looked at.
+// FuzzCache checks that what is read from a cache is in it, that paths are absolute, and
+// that a damaged cache can be read without a panic.
 func FuzzCache(f *testing.F) {
 	f.Add(cacheOf("", "libx.so.1", "/lib/libx.so.1"))
 	f.Add(cacheOf("ld.so-1.7.0", "libx.so.1", "relative"))
@@ -155,7 +154,7 @@ func FuzzCache(f *testing.F) {
 	})
 }
 
-// note is an ELF note as systemd's build makes them.
+// note returns an ELF note as systemd's build makes them.
 func note(text string) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 4)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(text)))
@@ -175,13 +174,13 @@ func TestNotesOnWhatIsLoadedLater(t *testing.T) {
 	}
 }
 
-// FuzzNotes holds that names in notes stand there, and that no notes are too
-// damaged to be looked at.
+// FuzzNotes checks that the names read from notes are in them, and that damaged notes
+// can be read without a panic.
 func FuzzNotes(f *testing.F) {
 	f.Add(note(`[{"feature":"lz4","soname":["liblz4.so.1"]}]`))
 	f.Add(append(note("[]"), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		escaped := bytes.ContainsAny(text, "\\\xff") || !utf8.Valid(text) // JSON's ways to write a name otherwise
+		escaped := bytes.ContainsAny(text, "\\\xff") || !utf8.Valid(text) // JSON may then write a name differently
 		for _, name := range dlopens(text, binary.LittleEndian) {
 			if !escaped && !bytes.Contains(text, []byte(name)) {
 				t.Errorf("%q is not in the notes", name)

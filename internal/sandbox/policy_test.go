@@ -22,7 +22,7 @@ type call struct {
 
 func (c call) String() string { return fmt.Sprintf("%s%#x", c.name, c.args) }
 
-// filter runs the filter of walls without a kernel.
+// filter runs the filter of a policy without a kernel.
 type filter struct {
 	vm      *bpf.VM
 	machine *arch.Info
@@ -40,7 +40,7 @@ func filterOf(t require, p Policy) filter {
 	return filter{vm, machine}
 }
 
-// answer is what the filter says to a call: 0 for allowed, or the error.
+// answer returns the filter's answer to a call: 0 for allowed, or the error.
 func (f filter) answer(t require, c call) unix.Errno {
 	number, has := f.machine.SyscallNames[c.name]
 	if !has {
@@ -49,10 +49,10 @@ func (f filter) answer(t require, c call) unix.Errno {
 	return f.to(t, uint32(number), uint32(f.machine.ID), c)
 }
 
-// to is what the filter says to a call by its number for a kind of machine.
+// to returns the filter's answer to a call, by the call's number on a machine.
 func (f filter) to(t require, number, machine uint32, c call) unix.Errno {
-	// The interpreter reads a packet, in the network's order; the words stand
-	// where struct seccomp_data of this machine has them.
+	// The interpreter reads a packet in network byte order; the words are where
+	// struct seccomp_data of this machine has them.
 	data := binary.BigEndian.AppendUint32(nil, number)
 	data = binary.BigEndian.AppendUint32(data, machine)
 	data = append(data, make([]byte, 8)...) // the instruction pointer
@@ -82,7 +82,7 @@ type require interface {
 	Fatalf(format string, args ...any)
 }
 
-// The walls of every kind of daemon.
+// Policies for every kind of daemon.
 var (
 	alone    = Policy{}
 	bus      = Policy{Connect: true}
@@ -115,7 +115,7 @@ func TestArguments(t *testing.T) {
 		{call{"clone", [6]uint64{goThread | unix.CLONE_NEWNET}}, allWalls, no},
 		{call{"clone", [6]uint64{goThread | 1<<32}}, allWalls, no},
 		{call{"clone", [6]uint64{goChild}}, []Policy{journal, both}, 0},
-		{call{"clone", [6]uint64{unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_PIDFD}}, []Policy{journal, both}, 0}, // Go asks whether it can
+		{call{"clone", [6]uint64{unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_PIDFD}}, []Policy{journal, both}, 0}, // how Go checks for pidfds
 		{call{"clone", [6]uint64{glibcFork}}, []Policy{journal, both}, 0},
 		{call{"clone", [6]uint64{goChild}}, []Policy{alone, bus}, no},
 		{call{"clone", [6]uint64{goChild | unix.CLONE_NEWUSER}}, allWalls, no},
@@ -182,7 +182,10 @@ func TestArguments(t *testing.T) {
 		{call{"sendmsg", [6]uint64{2: unix.MSG_FASTOPEN}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, []Policy{more}, 0},
-		{call{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}}, []Policy{more}, no}, // of which some are allowed
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}}, []Policy{hears}, 0},
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}}, []Policy{alone, bus, journal, both}, no},
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_FASTOPEN}}, allWalls, no},
+		{call{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}}, []Policy{more}, no}, // socket is in Calls, but has rules already
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, 0}}, []Policy{more}, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE}}, allWalls, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_MARK}}, allWalls, no},
@@ -205,7 +208,7 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// On a machine of 64 bits, the calls of one of 32 have other numbers.
+// On a 64-bit machine, 32-bit system calls have other numbers.
 func TestNoArgumentsAsAnotherMachine(t *testing.T) {
 	f := filterOf(t, both)
 	for number := range uint32(600) {
@@ -220,8 +223,8 @@ func TestNoArgumentsAsAnotherMachine(t *testing.T) {
 	}
 }
 
-// Whatever the bits of the flags, a process or thread that is made shares the
-// namespaces of the daemon, and a socket is one of those kinds that it uses.
+// Whatever the bits of the flags, a new process or thread shares the namespaces of the
+// daemon, and a new socket is of a kind that the daemon uses.
 func TestNoArgumentsGetOut(t *testing.T) {
 	filters := make([]filter, len(allWalls))
 	for i, p := range allWalls {
@@ -245,7 +248,7 @@ func TestNoArgumentsGetOut(t *testing.T) {
 	})
 }
 
-// use says whether a daemon has sockets of a kind.
+// use reports whether a daemon with the policy uses sockets of a kind.
 func (p Policy) use(args [6]uint64) bool {
 	family, kind, protocol := args[0], args[1]&^flags, args[2]
 	switch family {
@@ -260,7 +263,7 @@ func (p Policy) use(args [6]uint64) bool {
 	return false
 }
 
-// holds tells whether a condition does, said as seccomp(2) would.
+// holds reports whether a condition holds, independently of compile.
 func (c condition) holds(args [6]uint64) bool {
 	a := args[c.argument]
 	switch c.test {
@@ -272,14 +275,14 @@ func (c condition) holds(args [6]uint64) bool {
 	return a&c.value != 0
 }
 
-// The program is the rules, whatever the arguments: every bit of them counts.
+// The program does what the rules say, whatever the arguments: every bit counts.
 func TestNoArgumentsMakeTheFilterErr(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := rapid.SampledFrom(allWalls).Draw(t, "walls")
 		rules := p.rules()
 		r := rapid.SampledFrom(rules).Draw(t, "rule")
 		c := call{name: r.call}
-		for _, cond := range r.when { // near to what is allowed
+		for _, cond := range r.when { // make the arguments similar to allowed ones
 			c.args[cond.argument] |= cond.value & rapid.SampledFrom([]uint64{0, 0xff, 1<<32 - 1, ^uint64(0)}).Draw(t, "of it")
 		}
 		n := rapid.IntRange(0, 5).Draw(t, "argument")

@@ -8,27 +8,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What golang.org/x/sys/unix has no name for, from linux/sched.h and linux/prctl.h.
+// Constants of linux/sched.h and linux/prctl.h that golang.org/x/sys/unix does not have.
 const (
-	cloneDetached = 0x00400000 // means nothing since Linux 2.6; musl still says it
+	cloneDetached = 0x00400000 // CLONE_DETACHED has no effect since Linux 2.6, but musl still sets it
 	prSetVMA      = 0x53564d41 // PR_SET_VMA
 )
 
 func allow(call string, when ...condition) rule { return rule{call, when} }
 
-// is wants argument n to be v.
+// is requires argument n to be v.
 func is(n uint32, v uint64) condition { return condition{n, equals, v} }
 
-// only wants argument n to have no bits but those.
+// only requires argument n to have no other bits than these.
 func only(n uint32, bits uint64) condition { return none(n, ^bits) }
 
-// none wants argument n to have none of those bits.
+// none requires argument n to have none of these bits.
 func none(n uint32, bits uint64) condition { return condition{n, hasNone, bits} }
 
-// some wants argument n to have one of those bits at least.
+// some requires argument n to have at least one of these bits.
 func some(n uint32, bits uint64) condition { return condition{n, hasSome, bits} }
 
-// rules are the system calls of which some uses are allowed.
+// rules returns the rules for the system calls of which some uses are allowed.
 func (p Policy) rules() []rule {
 	all := slices.Concat(threads[:], memory[:], process[:], inet(), netlink(), options())
 	if len(p.Programs) > 0 {
@@ -43,30 +43,30 @@ func (p Policy) rules() []rule {
 	return all
 }
 
-// threads are made with these flags by Go's runtime (runtime/os_linux.go), glibc
-// and musl, and with no others: none of them makes a namespace, clone(2).
+// threads allows threads to be made. Go's runtime (runtime/os_linux.go), glibc and musl
+// use these flags and no others; none of them makes a namespace, clone(2).
 var threads = [...]rule{
 	allow("clone", some(0, unix.CLONE_THREAD), only(0, unix.CLONE_VM|unix.CLONE_FS|unix.CLONE_FILES|unix.CLONE_SIGHAND|
 		unix.CLONE_SYSVSEM|unix.CLONE_THREAD|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID|cloneDetached)),
 }
 
-// children are programs that are started: by Go (syscall/exec_linux.go), which
-// asks for a pidfd, or by fork and posix_spawn of a C library. Code is mapped from
-// files, by ld.so(8).
+// children allows programs to be started, by Go (syscall/exec_linux.go), which asks for
+// a pidfd, or by a C library's fork and posix_spawn; and code to be mapped from files,
+// as ld.so(8) does.
 var children = [...]rule{
 	allow("clone", none(0, unix.CLONE_THREAD), only(0, unix.CLONE_VM|unix.CLONE_VFORK|unix.CLONE_PIDFD|
 		unix.CLONE_CHILD_SETTID|unix.CLONE_CHILD_CLEARTID|unix.CSIGNAL)),
 	allow("mmap", some(2, unix.PROT_EXEC), none(2, unix.PROT_WRITE), none(3, unix.MAP_ANONYMOUS)),
 }
 
-// memory holds no code but what was there.
+// memory allows memory to be mapped, but no code to be added.
 var memory = [...]rule{
 	allow("mmap", none(2, unix.PROT_EXEC)),
 	allow("mprotect", none(2, unix.PROT_EXEC)),
 }
 
-// process are questions about the process itself, and names for its memory. Its
-// own name stays: the journal's entries have it.
+// process allows questions about the process itself, and names for its memory. The
+// process cannot change its own name, which is in the journal's entries.
 var process = [...]rule{
 	allow("prlimit64", is(0, 0)),
 	allow("prctl", is(0, prSetVMA)),
@@ -77,14 +77,14 @@ var process = [...]rule{
 	allow("prctl", is(0, unix.PR_CAPBSET_READ)),
 	allow("prctl", is(0, unix.PR_GET_NO_NEW_PRIVS)),
 	allow("prctl", is(0, unix.PR_CAP_AMBIENT), is(1, unix.PR_CAP_AMBIENT_IS_SET)),
-	// Is this a terminal, and how much is there to read?
+	// Whether this is a terminal, its size, and how much there is to read.
 	allow("ioctl", is(1, unix.TCGETS)),
 	allow("ioctl", is(1, unix.TIOCGWINSZ)),
 	allow("ioctl", is(1, unix.TIOCINQ)),
 }
 
-// ofType are the conditions for argument 1 of socket and socketpair to be a type
-// of socket, with the flags that may be with it.
+// ofType returns the conditions for argument 1 of socket and socketpair to be a type of
+// socket, perhaps with flags.
 func ofType(t uint64) []condition {
 	conditions := []condition{only(1, t|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)}
 	for bit := uint64(1); bit <= t; bit <<= 1 {
@@ -95,10 +95,10 @@ func ofType(t uint64) []condition {
 	return conditions
 }
 
-// inet are listeners, and what is sent to those who have come in. Landlock keeps
-// TCP from connecting out (landlock(7)), but not the other protocols: MPTCP, SMC
-// and SCTP have sockets of type SOCK_STREAM, too. Nor does it know of data that
-// is sent along with the SYN, tcp(7).
+// inet allows TCP sockets, and sending on established connections. Landlock keeps TCP
+// sockets from connecting out (landlock(7)), but not those of MPTCP, SMC and SCTP, which
+// are of type SOCK_STREAM, too. Nor does it restrict data that is sent along with the
+// SYN, tcp(7).
 func inet() (all []rule) {
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		for _, protocol := range []uint64{0, unix.IPPROTO_TCP} {
@@ -108,27 +108,29 @@ func inet() (all []rule) {
 	return append(all,
 		allow("sendto", none(3, unix.MSG_FASTOPEN)),
 		allow("sendmsg", none(2, unix.MSG_FASTOPEN)),
-		// The daemon and its launcher talk over pairs. Ends of pairs of datagram
-		// sockets could send to others.
+		// The daemon and its launcher talk over pairs. Those of type SOCK_DGRAM could
+		// be used to send to other sockets.
 		allow("socketpair", append(ofType(unix.SOCK_SEQPACKET), is(0, unix.AF_UNIX))...),
 	)
 }
 
-// datagrams is the listener on UDP ports. Sockets of ICMP and UDP-Lite are of the same
-// type.
+// datagrams allows the listener on UDP ports. It names the protocol, since sockets of
+// ICMP and UDP-Lite are of the same type.
 func datagrams() (all []rule) {
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		all = append(all, allow("socket", append(ofType(unix.SOCK_DGRAM), is(0, family), is(2, unix.IPPROTO_UDP))...))
 	}
 	return append(all,
 		allow("recvmmsg", is(3, unix.MSG_DONTWAIT), is(4, 0)),
+		allow("sendmmsg", is(3, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)),
 		allow("setsockopt", is(1, unix.IPPROTO_IP), is(2, unix.IP_PKTINFO)),
 		allow("setsockopt", is(1, unix.IPPROTO_IPV6), is(2, unix.IPV6_RECVPKTINFO)),
 	)
 }
 
-// netlink is nftables and the machine's connections. Whatever else can be asked
-// over netlink(7), above all routes, addresses and interfaces, is not needed.
+// netlink allows netlink(7) sockets for nftables, connection tracking and the list of
+// sockets. Its other protocols, above all that for routes, addresses and interfaces, are
+// not needed.
 func netlink() (all []rule) {
 	for _, protocol := range []uint64{unix.NETLINK_NETFILTER, unix.NETLINK_SOCK_DIAG} {
 		all = append(all, allow("socket", append(ofType(unix.SOCK_RAW), is(0, unix.AF_NETLINK), is(2, protocol))...))
@@ -136,15 +138,15 @@ func netlink() (all []rule) {
 	return all
 }
 
-// unixSockets are D-Bus and systemd's messages, sd_notify(3).
+// unixSockets allows the sockets for D-Bus and sd_notify(3).
 var unixSockets = [...]rule{
 	allow("socket", append(ofType(unix.SOCK_STREAM), is(0, unix.AF_UNIX), is(2, 0))...),
 	allow("socket", append(ofType(unix.SOCK_DGRAM), is(0, unix.AF_UNIX), is(2, 0))...),
 }
 
-// options are those of sockets that the daemon and Go's package net set. With
-// CAP_NET_ADMIN others would replace the packet filter of old (iptables), take
-// connections to addresses of others (IP_TRANSPARENT), or choose routes (SO_MARK).
+// options allows the socket options that the daemon and Go's package net set. With
+// CAP_NET_ADMIN, others could replace the rules of the legacy iptables, accept
+// connections to other machines' addresses (IP_TRANSPARENT), or choose routes (SO_MARK).
 func options() (all []rule) {
 	for _, o := range []struct {
 		level uint64

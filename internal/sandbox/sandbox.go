@@ -3,13 +3,13 @@
 // Package sandbox confines the daemon once it has opened what it needs: no new
 // privileges, only the capabilities that it still uses, Landlock for files, TCP
 // and signals (landlock(7)), and a seccomp allow list of system calls
-// (seccomp(2)). What is inside stays inside: programs that the process starts
-// are in the same sandbox. It decides nothing about what is needed; Policy says.
+// (seccomp(2)). Programs that the process starts are in the same sandbox. The package
+// does not decide what is needed; a Policy says that.
 //
-// What a policy cannot restrict, because no system call tells it apart, is what is sent
-// over sockets. Requests over D-Bus are restricted by the daemon's own user, polkit and
-// the D-Bus policy. Requests to nftables and connection tracking over netlink are not:
-// whoever has CAP_NET_ADMIN and may set grants may set any rule.
+// A policy cannot restrict what is sent over a socket, since the system calls are the
+// same whatever is sent. Requests over D-Bus are restricted by the daemon's own user,
+// polkit and the D-Bus policy. Requests to nftables and connection tracking over netlink
+// are not: whoever has CAP_NET_ADMIN and may set grants may set any rule.
 package sandbox
 
 import (
@@ -26,26 +26,27 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Policy is what a sandboxed process may still do. It makes and changes no file but
-// those that it has open. Paths that do not exist when the process enters stay
-// out of its reach, also when they come later.
+// Policy is what a sandboxed process may still do. It can create no files, and change
+// only those that it has open. Paths that do not exist when the process enters the
+// sandbox stay out of its reach, even if they are created later.
 type Policy struct {
-	Read     []string    // directories and files to be read, with all that is below
-	Programs []string    // files that may be executed; none: no program can be started
-	Keep     []cap.Value // capabilities to be kept of those that the process has
-	Calls    []string    // system calls that it may make beside; not those of which some uses are allowed already
-	Connect  bool        // whether it may connect to unix sockets of others
+	Read     []string    // files that may be read, and directories with all that is below them
+	Programs []string    // files that may be executed; if empty, no program can be started
+	Keep     []cap.Value // capabilities to keep, of those that the process has
+	Calls    []string    // additional system calls; ignored are those of which some uses are allowed already
+	Connect  bool        // whether it may connect to other processes' unix sockets
 	Abstract bool        // whether these may be abstract ones, unix(7)
-	// Datagrams is whether it may hear UDP and answer, which is to send to anybody:
-	// where to stands in memory, which no filter sees.
+	// Datagrams is whether it may receive UDP datagrams and answer them. That means
+	// that it can send to anybody, since the address is in memory, where no filter
+	// sees it.
 	Datagrams bool
 }
 
-// Enter locks the whole process in, all its threads; there is no way back. It
-// answers with what this kernel could not do and what programs will lack, for
-// people, and with an error if the process is not locked in as far as the kernel
-// can. Landlock needs Linux 5.13, its rules for TCP 6.7, for signals and abstract
-// sockets 6.12.
+// Enter confines the whole process, all its threads, for as long as it lives. It
+// returns, for people, what this kernel could not confine and what programs will lack,
+// and an error if the process is not confined as well as the kernel can do it. Landlock
+// needs Linux 5.13, its rules for TCP 6.7, and those for signals and abstract sockets
+// 6.12.
 func (p Policy) Enter() (missing []string, err error) {
 	if err := roomForSignals(); err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func (p Policy) Enter() (missing []string, err error) {
 		}
 	}
 	if speaksMPTCP() {
-		missing = append(missing, "outgoing MPTCP connections are not confined: a socket that speaks it is open")
+		missing = append(missing, "outgoing MPTCP connections are not confined: an MPTCP socket is open")
 	}
 	lacking, err := p.landlock()
 	if err != nil {
@@ -80,14 +81,15 @@ func (p Policy) Enter() (missing []string, err error) {
 	return missing, nil
 }
 
-// enoughSignals is more than the process has threads when it is locked in.
+// enoughSignals is more than the number of threads that the process has when it enters
+// the sandbox.
 const enoughSignals = 128
 
-// roomForSignals says whether a thread can tell all others to lock themselves in.
-// It sends each a real-time signal, of which the kernel takes no more than are
-// allowed to be pending (tgkill(2), EAGAIN), and waits for their answers with the
-// whole process at a halt: for ever, if one was not taken (doAllThreadsSyscall in
-// Go's runtime/os_linux.go).
+// roomForSignals returns an error if one thread might not be able to signal all others
+// to confine themselves. Go's runtime sends each thread a real-time signal, which the
+// kernel refuses when too many are pending (tgkill(2), EAGAIN), and stops the whole
+// process until all have answered: for ever, if one did not receive the signal
+// (syscall_runtime_doAllThreadsSyscall in Go's runtime/os_linux.go).
 func roomForSignals() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {
@@ -100,9 +102,9 @@ func roomForSignals() error {
 	return nil
 }
 
-// capabilities drops all but those to keep: from the bounding set, where the
-// process may, so that not even a program with capabilities of its own brings
-// one back, and from the ambient set, so that no program is started with any.
+// capabilities drops all capabilities but those to keep. It also drops them from the
+// bounding set, if it may, so that not even a program with file capabilities regains
+// one, and clears the ambient set, so that no program is started with any.
 func (p Policy) capabilities() error {
 	now := cap.GetProc()
 	if can, err := now.GetFlag(cap.Effective, cap.SETPCAP); err != nil {
@@ -135,26 +137,26 @@ func (p Policy) capabilities() error {
 	return keep.SetProc()
 }
 
-// landlock confines files to the policy, forbids outgoing TCP connections (the
-// daemon makes none), signals to processes that it did not start, and connections
-// to their abstract sockets. It answers with what programs will lack.
-func (w Policy) landlock() (lacking []string, err error) {
+// landlock confines access to files to the policy, and forbids outgoing TCP connections
+// (the daemon makes none), signals to processes that it did not start, and connections
+// to their abstract sockets. It returns what programs will lack.
+func (p Policy) landlock() (lacking []string, err error) {
 	rules := []landlock.Rule{landlock.RWFiles("/dev/null").IgnoreIfMissing()}
-	for _, p := range w.Read {
-		rules = append(rules, readable(p))
+	for _, path := range p.Read {
+		rules = append(rules, readable(path))
 	}
-	for _, p := range w.Programs {
-		if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) {
+	for _, program := range p.Programs {
+		if _, err := os.Stat(program); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		files, without := executable(p)
+		files, without := executable(program)
 		rules = append(rules, files...)
 		for _, l := range without {
-			lacking = append(lacking, fmt.Sprintf("%s cannot be used: not found: %s", p, l))
+			lacking = append(lacking, fmt.Sprintf("%s cannot be used: not found: %s", program, l))
 		}
 	}
 	scope := landlock.ScopedSet(unix.LANDLOCK_SCOPE_SIGNAL)
-	if !w.Abstract {
+	if !p.Abstract {
 		scope |= unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
 	}
 	return lacking, landlock.MustConfig(
@@ -164,8 +166,8 @@ func (w Policy) landlock() (lacking []string, err error) {
 	).BestEffort().Restrict(rules...)
 }
 
-// readable lets a file, or a directory with all below it, be read. (The
-// library's RODirs would let it be executed as well.)
+// readable returns a rule that lets a file, or a directory with all below it, be read.
+// (The library's RODirs would let it be executed as well.)
 func readable(path string) landlock.FSRule {
 	access := landlock.AccessFSSet(unix.LANDLOCK_ACCESS_FS_READ_FILE)
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
@@ -174,10 +176,10 @@ func readable(path string) landlock.FSRule {
 	return landlock.PathAccess(access, path).IgnoreIfMissing()
 }
 
-// executable lets a program be executed: the file and the ELF interpreter that
-// the kernel executes for it, and lets these read what they need besides. The
-// interpreter runs any program that it may read: this one alone. It answers with
-// the libraries that are lacking.
+// executable returns rules that let a program be executed, together with the ELF
+// interpreter that the kernel executes for it, and let them read the files that they
+// need. The interpreter runs any program that it can read, so this is the only one.
+// Lacking are the libraries that were not found.
 func executable(program string) (rules []landlock.Rule, lacking []string) {
 	files, lacking := Files(program)
 	for _, f := range files {
@@ -192,7 +194,7 @@ func executable(program string) (rules []landlock.Rule, lacking []string) {
 	return rules, lacking
 }
 
-// interpreterOf is the ELF interpreter of a program, "" for none.
+// interpreterOf returns the ELF interpreter of a program, or "" if it has none.
 func interpreterOf(program string) string {
 	f, err := elf.Open(program)
 	if err != nil {
@@ -202,14 +204,14 @@ func interpreterOf(program string) string {
 	return interpreter(f)
 }
 
-// speaksMPTCP tells whether the process has a socket of MPTCP (RFC 8684), of which
-// Landlock knows nothing: one that listens could be turned into one that has
-// connected out. Go's package net makes such listeners unless it is told not to
-// (GODEBUG multipathtcp=0).
+// speaksMPTCP reports whether the process has an MPTCP socket (RFC 8684). Landlock does
+// not restrict MPTCP, and a listening socket could be turned into one that connects out.
+// Go's package net makes such listeners by default; GODEBUG=multipathtcp=0 disables
+// that.
 func speaksMPTCP() bool {
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return true // it cannot be told
+		return true // perhaps
 	}
 	return slices.ContainsFunc(fds, func(e os.DirEntry) bool {
 		fd, err := strconv.Atoi(e.Name())
@@ -221,7 +223,7 @@ func speaksMPTCP() bool {
 	})
 }
 
-// landlockABI is the kernel's version of Landlock, 0 for none.
+// landlockABI returns the kernel's version of Landlock, or 0 if it has none.
 func landlockABI() int {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {

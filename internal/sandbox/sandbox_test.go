@@ -16,12 +16,12 @@ import (
 // attempt is something that the intruder tried.
 type attempt struct{ kind, what, result string }
 
-// intrude builds the intruder and runs it as a user with the daemon's
-// capabilities, as the unit does, and returns what came of each attempt.
+// intrude builds the intruder and runs it as a user with the daemon's capabilities, as
+// the unit does, and returns the result of each attempt.
 func intrude(t *testing.T, program string, how ...string) []attempt {
 	t.Helper()
 	nstest.Need(t, "setpriv", "go")
-	dir, err := os.MkdirTemp("/var/tmp", "doorward-cage-") // where another user reaches it
+	dir, err := os.MkdirTemp("/var/tmp", "doorward-sandbox-") // where another user can reach it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,19 +64,19 @@ func intrude(t *testing.T, program string, how ...string) []attempt {
 	return all
 }
 
-// denied tells whether it was the sandbox that kept an attempt from succeeding.
+// denied reports whether it was the sandbox that prevented an attempt.
 func (a attempt) denied() bool {
 	switch {
 	case strings.HasSuffix(a.what, "by the loader") && a.result == "exit status 127":
-		return true // the loader may run, and then may not read the program
+		return true // the loader may run, but not read the program
 	case strings.HasSuffix(a.what, "by clone3"):
 		return a.result == "function not implemented" // so that C libraries fall back to clone
 	}
 	return strings.Contains(a.result, "not permitted") || strings.Contains(a.result, "permission denied")
 }
 
-// onASystem are attempts for which there are sockets on a booted system alone:
-// packaging.TestTheDaemonInItsUnit has them.
+// onASystem are attempts whose sockets exist only on a booted system;
+// packaging.TestTheDaemonInItsUnit checks them.
 var onASystem = []string{"stop another unit", "start a unit of its own", "talk to systemd without D-Bus", "talk to another on D-Bus"}
 
 func TestTheWorkGoesOnInsideAndAnIntruderGetsNothing(t *testing.T) {
@@ -105,27 +105,27 @@ func TestTheWorkGoesOnInsideAndAnIntruderGetsNothing(t *testing.T) {
 				}
 			}
 			if count["work"] < 12 || len(count) != 2 || count["crime"] < 60 {
-				t.Errorf("it tried %v, want 12 and 60 at least", count)
+				t.Errorf("the intruder tried %v, want at least 12 of its work and 60 crimes", count)
 			}
 		})
 	}
 }
 
-// A listener of MPTCP could be turned into a connection, and that is said.
+// An MPTCP listener could be turned into an outgoing connection, and that is reported.
 func TestAListenerThatCannotBeConfined(t *testing.T) {
 	for _, a := range intrude(t, "", "mptcp") {
 		if a.kind == "missing" && strings.HasPrefix(a.what, "outgoing MPTCP connections are not confined") {
 			return
 		}
 	}
-	t.Error("nothing was said of the listener")
+	t.Error("the MPTCP listener was not reported")
 }
 
-// Without the sandbox the same program gets further, so that it is the sandbox that
-// keeps it in.
+// Without the sandbox, the same attempts succeed: so it is the sandbox that prevents
+// them.
 func TestWithoutTheSandboxTheIntruderGetsFurther(t *testing.T) {
 	got := map[string]string{}
-	for _, a := range intrude(t, "", "uncaged", "alone") {
+	for _, a := range intrude(t, "", "unconfined", "alone") {
 		got[a.what] = a.result
 	}
 	for _, what := range []string{

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Without room for a signal to each thread the process would wait for itself for
-// ever. It is not locked in then, not even in part.
+// Without room for a signal to each thread, the process would wait for itself for ever.
+// So it does not enter the sandbox then, not even in part.
 func TestWithoutSignalsNothingIsBegun(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {

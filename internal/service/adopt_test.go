@@ -18,7 +18,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// startInDaemon starts a service in another process and kills that.
+// startInDaemon starts a service in another process, and kills that process.
 func startInDaemon(t *testing.T, pidFile string, with ...string) {
 	t.Helper()
 	argv := append(with, self(append([]string{"daemon", pidFile}, self("tell")...)...)...)
@@ -47,7 +47,7 @@ func TestServiceOutlivesItsDaemonAndIsTakenUp(t *testing.T) {
 		t.Fatalf("the next daemon sees %+v", s)
 	}
 	if again := mustStart(t, c); again != s.PID {
-		t.Errorf("Start made process %d beside %d", again, s.PID)
+		t.Errorf("Start made process %d although %d is running", again, s.PID)
 	}
 	seen := watcher(t, c.Watch)
 	await(t, seen, Running)
@@ -55,7 +55,7 @@ func TestServiceOutlivesItsDaemonAndIsTakenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if runs(s.PID) {
-		t.Error("it runs after Stop")
+		t.Error("the service runs after Stop")
 	}
 	await(t, seen, Stopped)
 
@@ -65,7 +65,7 @@ func TestServiceOutlivesItsDaemonAndIsTakenUp(t *testing.T) {
 	pid := await(t, seen, Running).PID
 	syscall.Kill(pid, syscall.SIGKILL)
 	if got := await(t, seen, Failed); !strings.HasPrefix(got.Detail, "failed: it ended; its last output: ") {
-		t.Errorf("its end is told as %q", got.Detail)
+		t.Errorf("the status of the service that ended has the detail %q", got.Detail)
 	}
 }
 
@@ -73,7 +73,7 @@ func TestServiceDoesNotInheritTheDaemonsCapabilities(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir, err := os.MkdirTemp("/tmp", "dw-service-") // t.TempDir is closed to others
+	dir, err := os.MkdirTemp("/tmp", "dw-service-") // other users cannot enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestServiceDoesNotInheritTheDaemonsCapabilities(t *testing.T) {
 	c := NewCommand([]string{copied}, nil, nil, pidFile, discard)
 	t.Cleanup(func() { c.Stop(within(t, time.Second)) })
 	var text string
-	nstest.Eventually(t, "the service has told", func() bool {
+	nstest.Eventually(t, "the service has written its file", func() bool {
 		raw, _ := os.ReadFile(outputFile(pidFile))
 		text = string(raw)
 		return strings.Contains(text, "voluntary_ctxt_switches")
@@ -152,7 +152,7 @@ func TestRecycledPidIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestPidFileThatMakesNoSense(t *testing.T) {
+func TestInvalidPidFile(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"", `%q does not hold "PID START BOOT": ""`},
 		{"1234\n", `%q does not hold "PID START BOOT": "1234\n"`},

@@ -55,8 +55,8 @@ func mustStart(t *testing.T, c *Command) int {
 	return s.PID
 }
 
-// childOf reads the pid that a helper has left in a file, and ends that process
-// when the test does.
+// childOf reads the pid that a helper has written to a file, and ends that process
+// when the test ends.
 func childOf(t *testing.T, file string) int {
 	t.Helper()
 	var pid int
@@ -79,7 +79,7 @@ func TestSupervisedFromStartToStop(t *testing.T) {
 	}
 	pid := mustStart(t, c)
 	if again := mustStart(t, c); again != pid {
-		t.Errorf("a second Start made process %d beside %d", again, pid)
+		t.Errorf("a second Start made process %d although %d is running", again, pid)
 	}
 	for range 2 {
 		if err := c.Stop(within(t, 10*time.Second)); err != nil {
@@ -97,18 +97,18 @@ func TestSupervisedFromStartToStop(t *testing.T) {
 	}
 }
 
-func TestSupervisedFindsItselfAlone(t *testing.T) {
+func TestSupervisedEnvironment(t *testing.T) {
 	c := newCommand(t, self("tell"), nil, nil)
 	mustStart(t, c)
 	var text string
-	nstest.Eventually(t, "the service has told", func() bool {
+	nstest.Eventually(t, "the service has written its file", func() bool {
 		raw, _ := os.ReadFile(outputFile(c.pidFile))
 		text = string(raw)
 		return strings.Contains(text, "voluntary_ctxt_switches")
 	})
 	want := strings.Join(environment[:], "\n") + "\ndir / leads its session true\n"
 	if !strings.HasPrefix(text, want) {
-		t.Errorf("it tells %q, want it to begin with %q", text, want)
+		t.Errorf("the service reports %q, want a text that begins with %q", text, want)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestStopKillsWhatIgnoresSIGTERMAtTheDeadline(t *testing.T) {
 		t.Error(err)
 	}
 	if runs(pid) {
-		t.Error("it runs after Stop's deadline")
+		t.Error("the service runs after Stop's deadline")
 	}
 }
 
@@ -185,7 +185,7 @@ func TestStartFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCommand(t, tt.start, tt.stop, tt.status)
-			c.settle = time.Minute // it ends sooner, however slow this machine is
+			c.settle = time.Minute // the service ends sooner, however slow this machine is
 			err := c.Start(within(t, tt.within))
 			if err == nil {
 				t.Fatal("Start succeeded")
@@ -195,7 +195,7 @@ func TestStartFails(t *testing.T) {
 			}
 			if tt.stop == nil {
 				if s, err := c.lookAtProcess(); err != nil || s.State == Running {
-					t.Errorf("what failed to start is left running: %+v, %v", s, err)
+					t.Errorf("a service that failed to start is still running: %+v, %v", s, err)
 				}
 			}
 		})
@@ -213,7 +213,7 @@ func TestStartIsGivenUpWithItsContext(t *testing.T) {
 		t.Errorf("Start = %v", err)
 	}
 	if s := status(t, c); s.State != Stopped {
-		t.Errorf("after Start was given up: %+v", s)
+		t.Errorf("after Start was cancelled: %+v", s)
 	}
 }
 
@@ -241,12 +241,12 @@ func TestWatchSeesTheServiceEndByItself(t *testing.T) {
 	}
 	pid := mustStart(t, c)
 	if got := await(t, seen, Running); got.PID != pid {
-		t.Errorf("watch tells of process %d, want %d", got.PID, pid)
+		t.Errorf("Watch reports process %d, want %d", got.PID, pid)
 	}
 	syscall.Kill(pid, syscall.SIGKILL)
 	got := await(t, seen, Failed)
 	if want := "failed: it was ended by signal 9 (killed)"; got.Detail != want || got.PID != 0 {
-		t.Errorf("watch tells %+v, want no PID and %q", got, want)
+		t.Errorf("Watch reports %+v, want no PID and %q", got, want)
 	}
 	if again := mustStart(t, c); again == pid {
 		t.Error("no new process")
@@ -311,7 +311,8 @@ func TestOutputIsKeptShort(t *testing.T) {
 	}
 }
 
-// Who ends a program has told it to, as far as can be seen; who kills it has not.
+// A program that was ended by SIGTERM counts as stopped, since somebody asked it to
+// end; one that was killed has failed.
 func TestToldToEndIsNotFailed(t *testing.T) {
 	for _, tt := range []struct {
 		signal syscall.Signal
@@ -331,7 +332,8 @@ func TestToldToEndIsNotFailed(t *testing.T) {
 	}
 }
 
-// A status command that keeps to the Linux Standard Base tells a stop from a death.
+// A status command that follows the Linux Standard Base distinguishes a service that was
+// stopped from one that died.
 func TestStatusCommandTellsAStopFromADeath(t *testing.T) {
 	for code, want := range map[int]State{1: Failed, 2: Failed, 3: Stopped, 4: Failed} {
 		up := filepath.Join(t.TempDir(), "up")

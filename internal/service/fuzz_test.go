@@ -22,18 +22,18 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// documented are the properties that are read, with their types as
-// org.freedesktop.systemd1(5) has them.
+// documented has the properties that are read, with their types according to
+// org.freedesktop.systemd1(5).
 var documented = map[string]string{
 	"ActiveState": "s", "LoadState": "s", "Id": "s", "Triggers": "as", "TriggeredBy": "as", "Accept": "b", "Result": "s",
 	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "InactiveExitTimestampMonotonic": "t",
 	"StartLimitIntervalUSec": "t", "StartLimitBurst": "u",
 	"UnitFileState": "s", "RuntimeDirectory": "as", "RuntimeDirectoryPreserve": "s",
-	"Job": "av", // (uo) on the wire, of which godbus makes this
+	"Job": "av", // (uo) on the wire; godbus decodes it as this
 }
 
-// drawProperties makes properties, some missing and some of other types than
-// documented, and sends them over the wire.
+// drawProperties makes properties, of which some are missing and some have other types
+// than documented, and sends them over the wire.
 func drawProperties(t *testing.T, c *tape.Tape) properties {
 	p := map[string]dbus.Variant{}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
@@ -93,15 +93,15 @@ func drawRight(c *tape.Tape, kind string) any {
 	return uint64(c.Byte())
 }
 
-// right is p without what has another type than documented.
+// right returns p without the properties that have other types than documented.
 func (p properties) right() properties {
 	q := maps.Clone(p)
 	maps.DeleteFunc(q, func(name string, v dbus.Variant) bool { return v.Signature().String() != documented[name] })
 	return q
 }
 
-// FuzzProperties holds that a property of the wrong type counts as missing and
-// changes nothing else, and that a unit's state is what systemd's words say.
+// FuzzProperties checks that a property of the wrong type counts as missing and changes
+// nothing else, and that a unit's state is what systemd reports.
 func FuzzProperties(f *testing.F) {
 	for _, s := range []string{
 		"", "\x02\x00\x02\x00", strings.Repeat("\x02\x01", 60), strings.Repeat("\x01\x03", 60), "\x01" + strings.Repeat("\x05\x00\x05", 50),
@@ -156,8 +156,8 @@ func FuzzProperties(f *testing.F) {
 	})
 }
 
-// wordState is the state by systemd's words: a socket's service that runs counts
-// where the socket itself does not.
+// wordState returns the state that follows from systemd's words: if a socket does not
+// listen, its service still counts if it runs.
 func wordState(v view) State {
 	of := func(m member) State {
 		w, _ := m.unit["ActiveState"].Value().(string)
@@ -165,7 +165,7 @@ func wordState(v view) State {
 			"deactivating": Stopping, "failed": Failed}[w]
 		if s == Failed || !known {
 			if job, _ := m.unit["Job"].Value().([]any); slices.Equal(job, []any{uint32(1), dbus.ObjectPath("/job")}) {
-				return Starting // between the halves of a restart
+				return Starting // between the stop and the start of a restart
 			}
 		}
 		return s // Stopped, if not known
@@ -179,8 +179,8 @@ func wordState(v view) State {
 	return s
 }
 
-// FuzzStat holds that a process's start time is found whatever its name is, and
-// that a cut file is an error.
+// FuzzStat checks that a process's start time is found whatever its name is, and that a
+// file that was cut is an error.
 func FuzzStat(f *testing.F) {
 	for _, name := range []string{"sshd", "a b", ") S 1 1 1", "((", "x)\n(y", "", "\xff) R 0"} {
 		f.Add(name, uint64(4711), uint8(255))
@@ -194,7 +194,7 @@ func FuzzStat(f *testing.F) {
 		if err != nil || got != strconv.FormatUint(start, 10) {
 			t.Fatalf("%q: start %q, %v", text, got, err)
 		}
-		// Cut before the last parenthesis there is none, or one of the name's.
+		// If it was cut before the last parenthesis, the last one may be in the name.
 		short := text[:min(len(text), int(cut))]
 		got, err = cutStart([]byte(short))
 		after := strings.Fields(short[strings.LastIndexByte(short, ')')+1:])
@@ -207,8 +207,8 @@ func FuzzStat(f *testing.F) {
 
 var recordForm = regexp.MustCompile(`^(0|[1-9][0-9]*) ([0-9]+) (\S+)\n$`)
 
-// FuzzRecord holds that a pid file is read as it was written, and that what is
-// not written that way is an error: a guess could stop somebody else's process.
+// FuzzRecord checks that a pid file is read as it was written, and that a file that could
+// not have been written that way is an error: a guess could stop somebody else's process.
 func FuzzRecord(f *testing.F) {
 	boot, err := bootID()
 	if err != nil {

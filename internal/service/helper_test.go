@@ -55,7 +55,7 @@ func helper(what string, args []string) {
 	case "session": // PIDFILE: has a child, as sshd does
 		leaveChild(args[0])
 		unix.Pause()
-	case "tell": // what a service finds itself to be
+	case "tell": // prints a service's environment, directory and session
 		for _, e := range os.Environ() {
 			fmt.Println(e)
 		}
@@ -90,7 +90,7 @@ func leaveChild(pidFile string) int {
 	return cmd.Process.Pid
 }
 
-// runs tells whether a process is there and no zombie.
+// runs reports whether a process exists and is not a zombie.
 func runs(pid int) bool {
 	p, err := openProcess(pid)
 	if err != nil {
@@ -100,7 +100,7 @@ func runs(pid int) bool {
 	return !p.ended()
 }
 
-// within is a context for one order.
+// within returns a context for one order.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -123,7 +123,7 @@ func watcher(t *testing.T, watch func(context.Context, func(Status)) error) <-ch
 	return seen
 }
 
-// next is the next status that a watch reports.
+// next returns the next status that a watch reports.
 func next(t *testing.T, seen <-chan Status) Status {
 	t.Helper()
 	select {

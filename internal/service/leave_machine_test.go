@@ -17,7 +17,7 @@ type policed struct {
 	t *testing.T
 }
 
-// order gives an order to a unit, as helpUnit has it, as the user doorward.
+// order runs helpUnit with an order for a unit as the user doorward.
 func (p policed) order(verb, unit string) string {
 	p.t.Helper()
 	out, err := p.CommandAs(p.t.Context(), "doorward", "/helper", helperWord, "unit", verb, unit).Output()
@@ -27,19 +27,19 @@ func (p policed) order(verb, unit string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// denied is what polkit denies to the user doorward, as it tells root.
+// denied returns what polkit denies to the user doorward, as root finds out.
 func (p policed) denied(unit string) string {
 	return p.Run("/helper", helperWord, "unit", "denied", unit)
 }
 
-// install writes a rule and has it in force.
+// install writes a rule and makes it effective.
 func (p policed) install(rule string) {
 	p.Write("/etc/polkit-1/rules.d/49-doorward.rules", rule, 0o644)
 	p.Run("systemctl", "reset-failed", "polkit.service")
-	p.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	p.Run("systemctl", "restart", "polkit.service") // otherwise it would read the rules again at some later moment
 }
 
-// police makes the user, and units that the rules are about.
+// police creates the user, and units that the rules are about.
 func police(t *testing.T, m *systemdtest.Machine) policed {
 	t.Helper()
 	sysusers, err := os.ReadFile("../../packaging/doorward.sysusers")
@@ -54,7 +54,8 @@ func police(t *testing.T, m *systemdtest.Machine) policed {
 	return policed{m, t}
 }
 
-// rule is for all units of these tests but plain.service and again.service.
+// rule returns a rule for all units of these tests except plain.service and
+// again.service.
 func (p policed) rule() string {
 	return PolkitRule("doorward", []Names{{ID: "ssh.service"}, {ID: "ssh.socket", Feeds: []string{"ssh.service"}},
 		{ID: "fed.socket", Feeds: []string{"fed.service"}}, {ID: `odd\x2dname.service`}, {ID: "broken.service"},
@@ -65,8 +66,8 @@ func notAllowed(verb, unit string) string {
 	return fmt.Sprintf(`not allowed to %s unit %q: Interactive authentication required.; "sudo doorward polkit --install" allows it`, verb, unit)
 }
 
-// testUnitAllowed asks what is allowed. That changes nothing: a socket that waits
-// and a service that runs stay so, and one that failed stays failed.
+// testUnitAllowed asks what is allowed. That must change nothing: a socket that waits
+// and a service that runs stay as they are, and one that failed stays failed.
 func testUnitAllowed(t *testing.T, m *systemdtest.Machine) {
 	p := police(t, m)
 	m.Run("systemctl", "start", "fed.socket", "plain.service")
@@ -105,7 +106,7 @@ func testUnitAllowed(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("polkit denies %q", got)
 	}
 	if got := states(); got != before {
-		t.Errorf("the questions changed\n%s\ninto\n%s", before, got)
+		t.Errorf("asking changed\n%s\ninto\n%s", before, got)
 	}
 	m.Run("systemctl", "stop", "fed.socket", "plain.service")
 	m.Run("rm", "/etc/polkit-1/rules.d/49-doorward.rules")
@@ -159,7 +160,7 @@ func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
 	m.Run("systemctl", "stop", "plain.service")
 }
 
-// testUnitNoPolkit asks where polkit is not installed.
+// testUnitNoPolkit asks on a machine without polkit.
 func testUnitNoPolkit(t *testing.T, m *systemdtest.Machine) {
 	p := police(t, m)
 	const file, aside = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service", "/run/polkit.service"

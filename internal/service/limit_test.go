@@ -17,7 +17,8 @@ import (
 
 // limitUnits are started more often than systemd allows.
 var limitUnits = map[string]string{
-	// Or systemd would forget units that are down, and how often they were started.
+	// Without this unit, systemd would forget the others while they are down, and how
+	// often they were started.
 	"remembers.target": "[Unit]\nAfter=touched.service deadly.service reached.service reached.socket patient.service never.service checked.service\n",
 	"touched.service":  "[Service]\nExecStart=/bin/sleep infinity\n",
 	"deadly.service":   "[Unit]\nStartLimitAction=poweroff\n[Service]\nExecStart=/bin/sleep infinity\n",
@@ -31,8 +32,8 @@ var limitUnits = map[string]string{
 	"lingers.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'while [ -e /run/linger ]; do sleep 0.05; done'\n",
 }
 
-// testUnitLimit opens and closes as somebody does who tries the door out: more
-// often than the five times in ten seconds after which systemd starts nothing.
+// testUnitLimit starts and stops a unit as often as somebody who tries out a door: more
+// than five times in ten seconds, after which systemd starts nothing.
 func testUnitLimit(t *testing.T) {
 	var log strings.Builder
 	u := NewUnit("touched.service", textLogger(&log))
@@ -48,11 +49,11 @@ func testUnitLimit(t *testing.T) {
 		t.Errorf("the log does not say %s:\n%s", want, log.String())
 	}
 	if strings.Contains(log.String(), "WARN") {
-		t.Errorf("it went well, with a warning:\n%s", log.String())
+		t.Errorf("all went well, but there is a warning:\n%s", log.String())
 	}
 }
 
-// testUnitDeadlyLimit is a unit whose start limit ends more than the unit.
+// testUnitDeadlyLimit starts a unit whose start limit would power off the machine.
 func testUnitDeadlyLimit(t *testing.T, m *systemdtest.Machine) {
 	u := NewUnit("deadly.service", discard)
 	for i := range 7 {
@@ -61,12 +62,12 @@ func testUnitDeadlyLimit(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	if got := strings.TrimSpace(m.Run("sh", "-c", "systemctl is-system-running || true")); got == "stopping" {
-		t.Fatal("the machine goes down, for doorward started a unit too often")
+		t.Fatal("the machine shuts down, because doorward started a unit too often")
 	}
 }
 
-// testUnitShutdown is a machine that goes down, with the unit: nobody has stopped
-// that, and nobody can start it. D-Bus lives longer than the unit, as on Fedora.
+// testUnitShutdown shuts the machine down, and the unit with it: nobody has ordered the
+// unit to stop, and nobody can start it. D-Bus stays longer than the unit, as on Fedora.
 func testUnitShutdown(t *testing.T, m *systemdtest.Machine) {
 	for _, unit := range []string{"dbus.service", "dbus.socket"} {
 		m.Write("/run/systemd/system/"+unit+".d/late.conf", "[Unit]\nDefaultDependencies=no\n", 0o644)
@@ -79,7 +80,7 @@ func testUnitShutdown(t *testing.T, m *systemdtest.Machine) {
 		return strings.TrimSpace(m.Run("systemctl", "show", "--value", "-p", "ActiveState", "touched.service")) == "inactive"
 	})
 	if s := unitStatus(t, "touched.service"); s != (Status{State: Stopping}) {
-		t.Errorf("it is %+v, and the machine goes down", s)
+		t.Errorf("while the machine shuts down, the unit is %+v", s)
 	}
 	want := `start unit "touched.service": Transaction for touched.service/start is destructive`
 	if err := NewUnit("touched.service", discard).Start(within(t, 20*time.Second)); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -88,7 +89,7 @@ func testUnitShutdown(t *testing.T, m *systemdtest.Machine) {
 	m.Run("rm", "/run/linger")
 }
 
-// testUnitSocketLimit has the service of a socket started by a connection each time.
+// testUnitSocketLimit starts the service of a socket by a connection each time.
 func testUnitSocketLimit(t *testing.T, m *systemdtest.Machine) {
 	u := NewUnit("reached.socket", discard)
 	for i := range 7 {
@@ -105,8 +106,8 @@ func testUnitSocketLimit(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// testUnitMayNotReset is a machine whose polkit rule is from before the daemon
-// asked for that.
+// testUnitMayNotReset has a polkit rule that was made before the daemon reset start
+// limits, and so does not allow that.
 func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
 	rule := ""
 	for line := range strings.Lines(PolkitRule("doorward", []Names{{ID: "patient.service"}, {ID: "never.service"}})) {
@@ -115,7 +116,7 @@ func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	m.Write("/etc/polkit-1/rules.d/49-doorward.rules", rule, 0o644)
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("systemctl", "restart", "polkit.service") // otherwise it would read the rules again at some later moment
 	order := func(args ...string) string {
 		t.Helper()
 		args = append([]string{helperWord, "unit"}, args...)
@@ -145,8 +146,8 @@ func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// testUnitChecked is a unit whose configuration is broken after it ran once, as
-// sshd's is by a slip: no start limit has anything to do with it.
+// testUnitChecked breaks the configuration of a unit that ran before, as one may do with
+// that of sshd: its failure has nothing to do with a start limit.
 func testUnitChecked(t *testing.T, m *systemdtest.Machine) {
 	u := NewUnit("checked.service", discard)
 	if err := errors.Join(u.Start(within(t, 20*time.Second)), u.Stop(within(t, 20*time.Second))); err != nil {
@@ -161,8 +162,8 @@ func testUnitChecked(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// testUnitRestart restarts a unit that takes its time to stop, as an operator does,
-// and as an upgrade does: it is never seen to be down.
+// testUnitRestart restarts a unit that stops slowly, as an operator or an upgrade does:
+// it never counts as down.
 func testUnitRestart(t *testing.T, m *systemdtest.Machine) {
 	m.Run("systemctl", "start", "lingers.service")
 	seen := watcher(t, NewUnit("lingers.service", discard).Watch)
@@ -175,11 +176,11 @@ func testUnitRestart(t *testing.T, m *systemdtest.Machine) {
 		s := next(t, seen)
 		for ; s.State != Running; s = next(t, seen) {
 			if s.State == Stopped || s.State == Failed {
-				t.Fatalf("a unit that is restarted is seen to be %v", s.State)
+				t.Fatalf("during a restart, the unit is %v", s.State)
 			}
 		}
 		if s.PID == before.PID {
-			t.Error("it was not restarted")
+			t.Error("the unit was not restarted")
 		}
 		before = s
 	}
@@ -189,7 +190,7 @@ func testUnitRestart(t *testing.T, m *systemdtest.Machine) {
 	m.Run("systemctl", "stop", "lingers.service")
 	for s := next(t, seen); s.State != Stopped; s = next(t, seen) {
 		if s.State == Failed {
-			t.Fatalf("an ordered stop is seen as %+v", s)
+			t.Fatalf("after an ordered stop, the unit is %+v", s)
 		}
 	}
 	if s := unitStatus(t, "lingers.service"); s != (Status{}) {
@@ -197,7 +198,7 @@ func testUnitRestart(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// testUnitOvertaken has an operator's orders meet a start under way.
+// testUnitOvertaken gives an operator's orders while a start is under way.
 func testUnitOvertaken(t *testing.T, m *systemdtest.Machine) {
 	for _, tt := range []struct {
 		order string
@@ -215,7 +216,7 @@ func testUnitOvertaken(t *testing.T, m *systemdtest.Machine) {
 		m.Write("/run/notify", "", 0o644)
 		err := <-started
 		if s := unitStatus(t, "notifies.service").State; s != tt.ends || (err == nil) != (s == Running) || err != nil && !errors.Is(err, ErrOvertaken) {
-			t.Errorf("after %s it is %v, and Start = %v", tt.order, s, err)
+			t.Errorf("after %s, the unit is %v, and Start = %v", tt.order, s, err)
 		}
 		m.Run("rm", "/run/notify")
 		m.Run("systemctl", "stop", "notifies.service")

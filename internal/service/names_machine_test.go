@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
-// testUnitAliases orders and watches by names that are not the units' own: Debian's
-// sshd.service, a link to a failing unit, and an instance of a template's alias.
+// testUnitAliases starts, stops and watches units by names that are not their own:
+// Debian's sshd.service, a link to a failing unit, and an instance of a template's alias.
 func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 	m.Write("/etc/systemd/system/site@.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
 	for alias, name := range map[string]string{"cracked.service": "broken.service", "web@.service": "site@.service",
@@ -57,7 +57,7 @@ func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 			}
 		}
 	}
-	// What is an alias, and of what, is systemd's to say; the links say the same.
+	// The links must say the same about aliases as systemd.
 	for _, name := range []string{"only@a.service", "only@b.service", "same@a.service", "differs@a.service", "first.service",
 		"odd@a.service", "mixed.socket", "chained.service", "linked.service"} {
 		f, err := NewUnit(name, discard).Facts(within(t, 10*time.Second))
@@ -76,8 +76,8 @@ func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// testUnitFacts asks units about themselves: a socket that does not listen is
-// stopped, although the service that it would feed runs.
+// testUnitFacts checks the facts about units themselves: a socket that does not listen
+// is stopped, although its service runs.
 func testUnitFacts(t *testing.T, m *systemdtest.Machine) {
 	m.Run("systemctl", "start", "fed.socket")
 	m.Run("systemctl", "start", "ssh.service", "fed.service")
@@ -104,13 +104,13 @@ func testUnitFacts(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	if s := unitStatus(t, "ssh.socket"); s.State != Running || s.Detail != "ssh.socket does not listen, but ssh.service runs" {
-		t.Errorf("as a door sees it ssh.socket is %+v", s)
+		t.Errorf("for a door, ssh.socket is %+v", s)
 	}
 	m.Write("/etc/systemd/system/ssh.service.d/keep.conf", "[Service]\nRuntimeDirectoryPreserve=yes\n", 0o644)
 	m.Run("systemctl", "daemon-reload")
 	got, err := NewUnit("ssh.service", discard).Facts(within(t, 10*time.Second))
 	if err != nil || got.Removes != nil {
-		t.Errorf("with the drop-in it removes %v (%v)", got.Removes, err)
+		t.Errorf("with the drop-in, the unit removes %v (%v)", got.Removes, err)
 	}
 	m.Run("rm", "-r", "/etc/systemd/system/ssh.service.d")
 	m.Run("systemctl", "daemon-reload")

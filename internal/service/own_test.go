@@ -35,7 +35,7 @@ func TestOwnCommandsFromStartToStop(t *testing.T) {
 			if _, err := os.Stat(file); err != nil {
 				t.Error(err)
 			}
-			// The next daemon knows it too.
+			// The next daemon knows that the service runs, too.
 			c2 := NewCommand(start, stop, tt.status, c.pidFile, discard)
 			if s := status(t, c2); s.State != Running {
 				t.Errorf("the next daemon sees %+v", s)
@@ -65,7 +65,7 @@ func TestOwnCommandsServiceThatEndedByItself(t *testing.T) {
 	if diff := cmp.Diff(want, status(t, c)); diff != "" {
 		t.Error(diff)
 	}
-	// rm finds nothing and fails, but what counts is that it does not run.
+	// rm finds nothing and fails, but what counts is that the service does not run.
 	if err := c.Stop(within(t, 10*time.Second)); err != nil {
 		t.Error(err)
 	}
@@ -107,10 +107,10 @@ func TestOrdersWaitForEachOther(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	started := make(chan error, 1)
 	go func() { started <- c.Start(ctx) }()
-	nstest.Eventually(t, "a start is being carried out", func() bool { return status(t, c).State == Starting })
+	nstest.Eventually(t, "a start is under way", func() bool { return status(t, c).State == Starting })
 	err := c.Stop(within(t, 50*time.Millisecond))
 	if want := fmt.Sprintf("stop %q: context deadline exceeded", os.Args[0]); err == nil || err.Error() != want {
-		t.Errorf("Stop beside a Start = %v, want %s", err, want)
+		t.Errorf("Stop during a Start = %v, want %s", err, want)
 	}
 	cancel()
 	if err := <-started; !errors.Is(err, context.Canceled) {

@@ -39,11 +39,11 @@ func TestPolkitUnits(t *testing.T) {
 	names := []Names{{ID: "ssh.socket", Feeds: []string{"ssh.service"}}, {ID: `odd\x2d"name@.service`}, {ID: "panel.service"}}
 	want := []string{`odd\x2d"name@.service`, "panel.service", "ssh.socket"}
 	if diff := cmp.Diff(want, PolkitUnits(PolkitRule("doorward", names))); diff != "" {
-		t.Errorf("the units that a rule lets be started differ (-want +got):\n%s", diff)
+		t.Errorf("the units that the rule allows to be started (-want +got):\n%s", diff)
 	}
 	for _, rule := range []string{"", "polkit.addRule(", "\"start\n", "null,\n\"stop ssh.service\",\n[],\n"} {
 		if got := PolkitUnits(rule); got != nil {
-			t.Errorf("%q lets %q be started, want none", rule, got)
+			t.Errorf("%q allows %q to be started, want none", rule, got)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func TestSessionsOfARealSSHServerLiveOn(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // the directory to which sshd changes its root
 		t.Fatal(err)
 	}
 	sshd := func(args ...string) []string {

@@ -8,7 +8,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// A start that systemd did not even try is told from one that failed.
+// A start that systemd refused without trying is distinguished from one that failed.
 func TestRefused(t *testing.T) {
 	unit := func(result string, left uint64) member {
 		return member{name: "ssh.service",
@@ -47,7 +47,7 @@ func TestRestartIsNoStop(t *testing.T) {
 		{"failed", job(7), Starting},
 		{"inactive", job(0), Stopped},
 		{"failed", job(0), Failed},
-		{"active", job(7), Running}, // the order is yet to be carried out
+		{"active", job(7), Running}, // systemd has not carried out the order yet
 		{"deactivating", job(7), Stopping},
 		{"inactive", dbus.Variant{}, Stopped},
 	} {

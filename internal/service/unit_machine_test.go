@@ -63,7 +63,7 @@ func helpUnit(args []string) {
 	fmt.Println("done")
 }
 
-// testUnitSession holds an SSH session open over a stop of its server.
+// testUnitSession keeps an SSH session open while its server is stopped.
 func testUnitSession(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	key := t.TempDir() + "/id"
 	visitor.Run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
@@ -86,7 +86,7 @@ func testUnitSession(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 					t.Fatal(err)
 				}
 				if listeners := m.Run("ss", "-Hltn", "sport = :22"); listeners != "" {
-					t.Errorf("after Stop something listens: %s", listeners)
+					t.Errorf("after Stop, something still listens: %s", listeners)
 				}
 			}
 		})

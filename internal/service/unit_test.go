@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
-// testUnits are written into the machine.
+// testUnits are the units that are written into the machine.
 var testUnits = map[string]string{
 	"broken.service":      "[Service]\nType=notify\nExecStart=/bin/false\n",
 	"dies.service":        "[Service]\nType=notify\nExecStart=/bin/sh -c 'kill -9 $$$$'\n",
@@ -40,7 +40,7 @@ var testUnits = map[string]string{
 	"ssh.socket.d/x.conf": "[Socket]\nListenStream=\nListenStream=192.0.2.1:22\n",
 }
 
-// TestUnit shares one machine between all that needs a real systemd.
+// TestUnit runs all tests that need a real systemd, on one machine.
 func TestUnit(t *testing.T) {
 	nstest.Need(t, "ssh", "ssh-keygen")
 	ns, visitor := nstest.New(t), nstest.New(t)
@@ -184,7 +184,7 @@ func testUnitStartStop(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	if err := NewUnit("nowhere.service", discard).Stop(within(t, 20*time.Second)); err != nil {
-		t.Errorf("a unit that does not exist does not run, but Stop = %v", err)
+		t.Errorf("Stop of a unit that does not exist = %v, want nil, since it does not run", err)
 	}
 }
 
@@ -316,7 +316,7 @@ func testUnitWatch(t *testing.T, m *systemdtest.Machine) {
 	await(t, seen, Running)
 	m.Run("systemctl", "stop", "plain.service")
 	await(t, seen, Stopped)
-	// systemd itself comes anew, and what it was told to signal with it.
+	// systemd executes itself again, and forgets the subscription to its signals.
 	m.Run("systemctl", "daemon-reexec")
 	m.Run("systemctl", "start", "plain.service")
 	await(t, seen, Running)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// text is what is written to it, by whom does not matter.
+// text collects what is written to it. It is safe for concurrent use.
 type text struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -30,9 +30,9 @@ func (x *text) String() string {
 	return x.b.String()
 }
 
-// The daemon starts before D-Bus does: that is no reason for a warning, unless it
+// The daemon starts before D-Bus does: that is no reason for a warning, unless D-Bus
 // stays away.
-func TestWatchWarnsOfWhatLasts(t *testing.T) {
+func TestWatchWarnsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log text
 		u := NewUnit("ssh.service", textLogger(&log))
@@ -48,7 +48,7 @@ func TestWatchWarnsOfWhatLasts(t *testing.T) {
 			synctest.Wait()
 			infos, warns := strings.Count(log.String(), "level=INFO"), strings.Count(log.String(), "level=WARN")
 			if infos != tt.infos || warns != tt.warns {
-				t.Errorf("after another %v it has said %d times what it does and warned %d times, want %d and %d:\n%s",
+				t.Errorf("after another %v, it has logged %d times that it waits, and warned %d times; want %d and %d:\n%s",
 					tt.after, infos, warns, tt.infos, tt.warns, log.String())
 			}
 		}

@@ -17,8 +17,8 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// diagMsg is struct inet_diag_msg as linux/inet_diag.h writes it, for a second
-// reading. Ports and addresses are in network order, the rest in the machine's.
+// diagMsg is struct inet_diag_msg as linux/inet_diag.h has it, for the second
+// reader. Ports and addresses are in network byte order, the rest in the host's.
 type diagMsg struct {
 	Family, State, Timer, Retrans   uint8
 	Sport, Dport                    [2]byte
@@ -44,9 +44,8 @@ func (m diagMsg) end(port [2]byte, addr [16]byte) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), uint16(port[0])<<8|uint16(port[1]))
 }
 
-// FuzzSockets holds that a dump of sockets is read as the header file has it, or
-// refused as a whole; and that the kernel's filter means the ports that it was
-// made from.
+// FuzzSockets checks that a dump of sockets is read as the header file lays it out,
+// or refused as a whole.
 func FuzzSockets(f *testing.F) {
 	four := diagMsg{Family: 2, State: 1, Sport: [2]byte{0, 22}, Src: [16]byte{192, 0, 2, 1}, Dst: [16]byte{192, 0, 2, 2}, UID: 1000, I: 9}
 	six := diagMsg{Family: 10, State: 8, Sport: [2]byte{8, 174}, Src: [16]byte{0x20, 1, 0x0d, 0xb8}, I: 1}
@@ -80,7 +79,7 @@ func FuzzSockets(f *testing.F) {
 			}
 		}
 		if sound != (err == nil) || err == nil && whole == interrupted {
-			t.Fatalf("parsed: %v, whole %v; sound is %v, interrupted %v", err, whole, sound, interrupted)
+			t.Fatalf("parseDump: %v, whole %v; the second reader: sound %v, interrupted %v", err, whole, sound, interrupted)
 		}
 		if !whole {
 			return
@@ -92,7 +91,7 @@ func FuzzSockets(f *testing.F) {
 	})
 }
 
-// drawRanges makes ranges of TCP ports, in any order, that may overlap.
+// drawRanges makes ranges of TCP ports, in any order. They may overlap.
 func drawRanges(c *tape.Tape) []port.Range {
 	var all []port.Range
 	for c.More() && len(all) < 64 {
@@ -102,9 +101,9 @@ func drawRanges(c *tape.Tape) []port.Range {
 	return all
 }
 
-// FuzzPortFilter runs the filter program as the kernel does (inet_diag.c,
-// inet_diag_bc_run), after the checks that the kernel makes of it
-// (inet_diag_bc_audit), and compares it with the ranges.
+// FuzzPortFilter checks the filter program as the kernel does (inet_diag_bc_audit in
+// inet_diag.c), runs it as the kernel does (inet_diag_bc_run), and compares the results
+// with the ranges.
 func FuzzPortFilter(f *testing.F) {
 	f.Add([]byte("\x00\x16\x00\x00"), uint16(22))
 	f.Add([]byte("\x00\x01\xff\xfe"), uint16(65535))
@@ -144,8 +143,8 @@ func opAt(code []byte, at int) filterOp {
 	return filterOp{code[at], code[at+1], binary.NativeEndian.Uint16(code[at+2:])}
 }
 
-// auditFilter walks the program as the kernel does before it takes it: jumps are
-// in fours, lead forward, to operations or to just behind the end.
+// auditFilter walks the program as the kernel does before accepting it: jumps are
+// multiples of four and lead forward, to an operation, the end, or four bytes past it.
 func auditFilter(code []byte) error {
 	starts := map[int]bool{}
 	for at := 0; at < len(code); at += int(opAt(code, at).yes) {
@@ -169,7 +168,7 @@ func auditFilter(code []byte) error {
 	return nil
 }
 
-// runFilter runs the program: what ends exactly at the end is accepted.
+// runFilter runs the program. A run that stops exactly at the end accepts.
 func runFilter(code []byte, local uint16) bool {
 	at := 0
 	for at < len(code) {

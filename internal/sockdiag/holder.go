@@ -11,10 +11,10 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Holder names who has one of ports already, as well as this process may see it,
-// for people.
+// Holder describes, for people, what is using one of ports, as well as this process
+// can see it.
 func Holder(ports port.Range) string {
-	// A UDP socket that is connected keeps others from its port, too.
+	// A connected UDP socket keeps others from its port, too.
 	all, err := list([]port.Range{ports}, 1<<stateListen, 1<<stateClose|1<<stateEstablished)
 	if err != nil || len(all) == 0 {
 		return "a socket that does not listen"

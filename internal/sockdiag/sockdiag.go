@@ -1,10 +1,10 @@
 //go:build linux
 
 // Package sockdiag lists the sockets of a network namespace by their local ports,
-// as the kernel tells them over sock_diag(7), and ends connections.
+// as the kernel reports them over sock_diag(7), and ends connections.
 //
-// A socket that anybody can have made from a forged address, and what
-// the kernel only tidies up, are not listed.
+// Sockets that anybody can create from a forged address, and those that only the kernel
+// still holds, to tidy up, are not listed.
 package sockdiag
 
 import (
@@ -45,18 +45,18 @@ const (
 )
 
 // maxFilterRanges bounds the kernel's filter program, whose jumps are 16 bits
-// wide. Past it the kernel sends everything and only parseDump filters.
+// wide. With more ranges, the kernel sends everything and only parseDump filters.
 const maxFilterRanges = 1000
 
-// dumpTries is how often an inconsistent dump is asked for again.
+// dumpTries is how often a dump is asked for until one is consistent.
 const dumpTries = 5
 
 // Socket is one socket of TCP or UDP.
 type Socket struct {
 	Proto         port.Proto
 	Local, Remote netip.AddrPort // IPv4-mapped addresses as IPv4
-	UID           uint32         // of who made it
-	Inode         uint32         // as /proc/PID/fd names it; 0: no process holds it
+	UID           uint32         // of the user who made it
+	Inode         uint32         // by which /proc/PID/fd names it; 0 if no process holds it
 
 	state uint8
 }
@@ -65,11 +65,11 @@ type Socket struct {
 // network namespace, in no particular order.
 //
 // A TCP connection is live while established, or half closed (FIN_WAIT1,
-// FIN_WAIT2, CLOSE_WAIT) with a process that still holds it: one side has said
-// its last word, the other may be in the middle of a long answer. SYN_RECV is
-// not live, since anybody can make one from a forged address; TIME_WAIT,
-// LAST_ACK, CLOSING and orphans are the kernel's tidying up. A UDP socket is
-// live if it is connected to a peer.
+// FIN_WAIT2, CLOSE_WAIT) while a process still holds it: one side has finished
+// sending, but the other may be in the middle of a long answer. SYN_RECV is not
+// live, since anybody can cause it from a forged address; in TIME_WAIT, LAST_ACK
+// and CLOSING, and in connections that no process holds, only the kernel is still
+// tidying up. A UDP socket is live if it is connected to a peer.
 func Live(ports []port.Range) ([]Socket, error) {
 	half := uint32(1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait)
 	all, err := list(ports, 1<<stateEstablished|half, 1<<stateEstablished)
@@ -79,13 +79,14 @@ func Live(ports []port.Range) ([]Socket, error) {
 }
 
 // Listening returns the TCP listeners and the bound, unconnected UDP sockets on
-// ports, in the caller's network namespace. A socket bound to every address has
-// 0.0.0.0 or [::] as its local one, as it was bound.
+// ports, in the caller's network namespace. A socket bound to all addresses has
+// 0.0.0.0 or [::], whichever it was bound to, as its local address.
 func Listening(ports []port.Range) ([]Socket, error) {
 	return list(ports, 1<<stateListen, 1<<stateClose)
 }
 
-// list returns the sockets on ports that are in one of the states, a bit each.
+// list returns the sockets on ports that are in one of the states, of which tcp and
+// udp have a bit each.
 func list(ports []port.Range, tcp, udp uint32) ([]Socket, error) {
 	all, err := dump(ports, port.TCP, tcp)
 	if err != nil {
@@ -98,7 +99,7 @@ func list(ports []port.Range, tcp, udp uint32) ([]Socket, error) {
 	return append(all, more...), nil
 }
 
-// dump returns every socket of proto, IPv4 and IPv6, that is in one of states and
+// dump returns all sockets of proto, IPv4 and IPv6, that are in one of states and
 // whose local port is in ports.
 func dump(ports []port.Range, proto port.Proto, states uint32) ([]Socket, error) {
 	var mine []port.Range
@@ -126,7 +127,7 @@ func dump(ports []port.Range, proto port.Proto, states uint32) ([]Socket, error)
 	return all, nil
 }
 
-// dumpFamily asks until the kernel says that nothing changed under the dump.
+// dumpFamily asks for a dump until the kernel says that nothing changed meanwhile.
 func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint32, ports []port.Range) ([]Socket, error) {
 	req := netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
@@ -145,11 +146,11 @@ func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint3
 			return sockets, nil
 		}
 	}
-	return nil, fmt.Errorf("the list changed under each of %d dumps", dumpTries)
+	return nil, fmt.Errorf("the list changed while it was read, %d times in a row", dumpTries)
 }
 
-// parseDump reads a dump's messages; false means that the kernel marked it as
-// inconsistent (NLM_F_DUMP_INTR).
+// parseDump reads a dump's messages. It returns false if the kernel marked the dump
+// as inconsistent (NLM_F_DUMP_INTR).
 func parseDump(replies []netlink.Message, proto port.Proto, ports []port.Range) ([]Socket, bool, error) {
 	sockets := make([]Socket, 0, len(replies))
 	for _, m := range replies {
@@ -167,7 +168,7 @@ func parseDump(replies []netlink.Message, proto port.Proto, ports []port.Range) 
 	return sockets, true, nil
 }
 
-// diagRequest is struct inet_diag_req_v2 and, as an attribute, the filter.
+// diagRequest returns struct inet_diag_req_v2, followed by the filter as an attribute.
 func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Range) []byte {
 	b := make([]byte, reqLen)
 	b[0] = family
@@ -182,7 +183,7 @@ func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Ran
 	return append(b, code...)
 }
 
-// portFilter is the program of struct inet_diag_bc_op that accepts a socket
+// portFilter returns the program of struct inet_diag_bc_op that accepts a socket
 // whose local port is in one of ports. For each range:
 //
 //	S_GE first, else go to the next range
@@ -190,8 +191,8 @@ func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Ran
 //	JMP end (accept)
 //
 // A comparison takes two ops, the second of which holds the port in its "no".
-// Jumps are in bytes from the op itself; running to exactly the end accepts,
-// and four bytes past the end refuses, which is where the last range goes on.
+// Jumps are in bytes from the op itself. A run that stops exactly at the end accepts;
+// one that stops four bytes past it, where the last range jumps, refuses.
 func portFilter(ports []port.Range) []byte {
 	const compare, jump = 8, 4
 	const each = 2*compare + jump
@@ -214,12 +215,12 @@ func portFilter(ports []port.Range) []byte {
 	return code
 }
 
-// parseSocket reads struct inet_diag_msg: family, state, timer and retrans (a
-// byte each), then the ports and addresses in network order, and user and inode
-// at the end.
+// parseSocket reads struct inet_diag_msg: family, state, timer and retrans (one
+// byte each), then ports and addresses in network byte order, and the user ID and
+// inode at the end.
 func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 	if len(b) < msgLen {
-		return Socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
+		return Socket{}, fmt.Errorf("the entry of a socket has %d bytes, want at least %d", len(b), msgLen)
 	}
 	s := Socket{Proto: proto, state: b[1], UID: binary.NativeEndian.Uint32(b[64:68]), Inode: binary.NativeEndian.Uint32(b[68:72])}
 	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
@@ -231,7 +232,7 @@ func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), sport)
 		s.Remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), dport)
 	default:
-		return Socket{}, errors.New("a socket of neither IPv4 nor IPv6")
+		return Socket{}, errors.New("the entry of a socket is neither for IPv4 nor for IPv6")
 	}
 	return s, nil
 }

@@ -25,8 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// connections lists n's live sockets, as "tcp LOCAL REMOTE", sorted, with an
-// ephemeral remote port as "*".
+// connections lists n's live sockets, as "tcp LOCAL REMOTE", sorted. An ephemeral
+// remote port is written as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
@@ -57,8 +57,8 @@ func listening(t testing.TB, n *nstest.NS, list ...string) []string {
 
 func TestConnectionsOfBothFamilies(t *testing.T) {
 	server, visitor := nstest.Gate(t)
-	both := server.Listen("tcp", ":22")     // an IPv6 socket that takes IPv4, mapped
-	server.Listen("tcp4", "192.0.2.1:2222") // which accepts nobody: they are live all the same
+	both := server.Listen("tcp", ":22")     // an IPv6 socket that accepts IPv4 too, as mapped addresses
+	server.Listen("tcp4", "192.0.2.1:2222") // never accepts; connections to it are live all the same
 	for _, address := range []string{"192.0.2.1:22", "[2001:db8::1]:22", "192.0.2.1:2222"} {
 		visitor.Dial("tcp", address)
 	}
@@ -87,20 +87,20 @@ func TestConnectionsOfBothFamilies(t *testing.T) {
 	} {
 		nstest.Becomes(t, fmt.Sprint(test.ports), test.want, func() []string { return connections(t, server, test.ports...) })
 	}
-	// The visitor's own ends are no connections to port 22 there.
+	// The visitor's ends have port 22 as their remote port, not their local one.
 	if got := connections(t, visitor, "22/tcp", "2222/tcp"); got != nil {
-		t.Errorf("the visitor has connections %q", got)
+		t.Errorf("the visitor has connections %q, want none", got)
 	}
 	if got, want := listening(t, server, "22/tcp", "2222/tcp"), []string{"192.0.2.1:2222", "[::]:22"}; !slices.Equal(got, want) {
 		t.Errorf("listening on %q, want %q", got, want)
 	}
-	// Sessions outlive the listener.
+	// Connections outlive the listener.
 	both.Close()
 	if got := connections(t, server, "22/tcp"); len(got) != 2 {
-		t.Errorf("without its listener: %q", got)
+		t.Errorf("connections without their listener: %q", got)
 	}
 	if got := listening(t, server, "22/tcp"); got != nil {
-		t.Errorf("a closed listener listens on %q", got)
+		t.Errorf("after the listener was closed, listening on %q, want nothing", got)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestHalfClosedConnections(t *testing.T) {
 	one := []string{"tcp 192.0.2.1:22 192.0.2.2:*"}
 	seen := func() []string { return connections(t, server, "22/tcp") }
 
-	// The visitor has said all and waits for the rest of the answer.
+	// The visitor has finished sending and waits for the rest of the answer.
 	in, out := accept()
 	out.CloseWrite()
 	if _, err := io.ReadAll(in); err != nil {
@@ -131,19 +131,19 @@ func TestHalfClosedConnections(t *testing.T) {
 	out.Close()
 	nstest.Becomes(t, "closed", nil, seen)
 
-	// The server has said all and the visitor still sends.
+	// The server has finished sending, and the visitor still sends.
 	in, out = accept()
 	in.CloseWrite()
 	if _, err := io.ReadAll(out); err != nil {
 		t.Fatal(err)
 	}
 	nstest.Becomes(t, "half closed by the server", one, seen)
-	// The server's process lets go: what is left is the kernel's (FIN_WAIT2).
+	// The server's process closes the socket: only the kernel still has it (FIN_WAIT2).
 	in.Close()
-	nstest.Becomes(t, "let go by the server", nil, seen)
+	nstest.Becomes(t, "closed by the server", nil, seen)
 }
 
-// A visitor that never finishes the handshake is not in.
+// A connection whose handshake is never completed is not live.
 func TestHalfOpenIsNotLive(t *testing.T) {
 	server, visitor := nstest.Gate(t)
 	nstest.Need(t, "nft", "ss")
@@ -181,7 +181,7 @@ func TestUDP(t *testing.T) {
 	}
 }
 
-// More ranges than fit the kernel's filter find the same.
+// More ranges than fit into the kernel's filter give the same result.
 func TestManyRanges(t *testing.T) {
 	n := nstest.New(t)
 	n.Listen("tcp", "127.0.0.1:3000")
@@ -192,15 +192,15 @@ func TestManyRanges(t *testing.T) {
 			list = append(list, fmt.Sprintf("%d/tcp", 3000-2*(i%1400)))
 		}
 		if got := connections(t, n, list...); len(got) != 1 {
-			t.Errorf("%d ranges: %q, want the one", count, got)
+			t.Errorf("%d ranges: %q, want the one connection", count, got)
 		}
 		if got := connections(t, n, append(list[1:], "3001-3002/tcp")...); len(got) != 0 {
-			t.Errorf("%d ranges, none of them: %q", count, got)
+			t.Errorf("%d ranges without the port: %q, want none", count, got)
 		}
 	}
 }
 
-// What is not asked for does not leave the kernel.
+// The kernel sends only what was asked for.
 func TestTheKernelFilters(t *testing.T) {
 	n := nstest.New(t)
 	n.Listen("tcp", "127.0.0.1:3000")
@@ -242,7 +242,7 @@ func TestTenThousandSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := n.Listen("tcp", "127.0.0.1:22")
-	count := int(min(5_000, files.Cur/2-200)) // both ends are here
+	count := int(min(5_000, files.Cur/2-200)) // this process has both ends
 	n.Do(func() error {
 		for range count {
 			c, err := net.Dial("tcp", "127.0.0.1:22")
@@ -275,7 +275,7 @@ func TestTenThousandSockets(t *testing.T) {
 	})
 }
 
-// The real sshd's connection, before and after its listener is gone.
+// A connection to a real sshd is live, while sshd listens and afterwards.
 func TestRealSSHD(t *testing.T) {
 	nstest.Need(t, "ssh-keygen", "/usr/sbin/sshd")
 	server, visitor := nstest.Gate(t)
@@ -340,8 +340,8 @@ func TestParseDump(t *testing.T) {
 		t.Errorf("an interrupted dump: whole %v, %v", whole, err)
 	}
 	for name, data := range map[string][]byte{
-		"a socket of 71 bytes: at least 72 are due": mapped[:71],
-		"a socket of neither IPv4 nor IPv6":         append([]byte{1}, mapped[1:]...),
+		"the entry of a socket has 71 bytes, want at least 72":   mapped[:71],
+		"the entry of a socket is neither for IPv4 nor for IPv6": append([]byte{1}, mapped[1:]...),
 	} {
 		if _, _, err := parseDump([]netlink.Message{{Data: data}}, port.TCP, ports); err == nil || err.Error() != name {
 			t.Errorf("parseDump: %v, want %q", err, name)

@@ -12,8 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// A file of a version that had all penalties alike is read as it is: none of them
-// says how many there were before.
+// A file of a version in which all penalties were equally long can be read: none of
+// them says how many there were before.
 func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 	text := unpacked(t, "before-growth.db")
 	dir := t.TempDir()
@@ -28,7 +28,7 @@ func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 	defer s.Close()
 	got, err := s.Load()
 	if err != nil || strings.Contains(log.String(), "level=ERROR") || s.SetAside() != "" {
-		t.Fatalf("the file is not read: %v; %s", err, log.String())
+		t.Fatalf("read the file: %v; %s", err, log.String())
 	}
 	until := time.Date(2026, 11, 26, 12, 5, 0, 0, time.UTC)
 	const reason = "touched a port that is to be left alone"

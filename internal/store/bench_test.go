@@ -9,7 +9,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// BenchmarkCommit is a knock that opened: door, grant and two records, synced.
+// BenchmarkCommit commits what follows from a right knock: door, grant and two records.
 func BenchmarkCommit(b *testing.B) {
 	s := mustOpen(b, b.TempDir(), AuditLimit{})
 	defer s.Close()
@@ -21,7 +21,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// manyGrants are n grants of sources that begin with a number.
+// manyGrants returns n grants, whose sources are numbered from a number on.
 func manyGrants(n, from int) (c Change) {
 	until := time.Now().Add(time.Hour)
 	for k := from; k < from+n; k++ {
@@ -31,7 +31,7 @@ func manyGrants(n, from int) (c Change) {
 	return c
 }
 
-// BenchmarkManyChanges is a commit of 10,000 grants.
+// BenchmarkManyChanges commits 10,000 grants at a time.
 func BenchmarkManyChanges(b *testing.B) {
 	s := mustOpen(b, b.TempDir(), AuditLimit{})
 	defer s.Close()
@@ -42,7 +42,7 @@ func BenchmarkManyChanges(b *testing.B) {
 	}
 }
 
-// BenchmarkMillionGrants is a start with a million grants, and the file written anew.
+// BenchmarkMillionGrants starts with a million grants, and rewrites the file.
 func BenchmarkMillionGrants(b *testing.B) {
 	dir := b.TempDir()
 	s := mustOpen(b, dir, AuditLimit{})

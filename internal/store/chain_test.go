@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// mixed is a commit of records of both classes.
+// mixed returns a change with records of both classes.
 func mixed(n int) (c Change) {
 	for i := range n {
 		r := audit.Record{Door: "ssh", Event: audit.EventGranted, Source: "192.0.2.7", Reason: fmt.Sprint(i)}
@@ -29,7 +29,7 @@ func mixed(n int) (c Change) {
 	return c
 }
 
-// faults are what a verifier says of the trail.
+// faults returns what a verifier says about the trail.
 func faults(t *testing.T, s *Store) string {
 	t.Helper()
 	p, err := s.Records(Query{Oldest: true, Limit: 1_000_000})
@@ -51,8 +51,8 @@ func faults(t *testing.T, s *Store) string {
 	return strings.Join(said, "; ")
 }
 
-// What somebody takes out of the trail's files shows, at once or with the next record;
-// the end is looked at when the store is opened.
+// If somebody removes records from the trail's files, that is noticed, at once or with
+// the next record; the end is checked when the store is opened.
 func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 	const end, last = "the end of the audit trail is missing: was it cut off?", "the last record of the audit trail is not the one that was written: was it changed?"
 	cut := func(name int, from, to int) func(t *testing.T, dir string) {
@@ -86,7 +86,7 @@ func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 		dir, b := t.TempDir(), &book{}
 		s := mustOpen(t, dir, AuditLimit{})
 		mustCommit(t, s, mixed(10))
-		s.renew() // the log has them no more
+		s.renew() // after which the log does not have the records any more
 		mustClose(t, s)
 		tt.do(t, dir)
 		s, err := Open(dir, AuditLimit{}, b.log())
@@ -108,13 +108,13 @@ func edit(name int, old, new string) func(t *testing.T, dir string) {
 	return func(t *testing.T, dir string) {
 		text, err := os.ReadFile(filepath.Join(dir, trailName(name)))
 		if err != nil || !strings.Contains(string(text), old) {
-			t.Fatalf("%s is not in %s, %v", old, text, err)
+			t.Fatalf("%s is not in %s (%v)", old, text, err)
 		}
 		put(t, dir, trailName(name), []byte(strings.Replace(string(text), old, new, 1)))
 	}
 }
 
-// However long a line somebody puts into the trail's files, all else can be read.
+// However long a line somebody adds to the trail's files, everything else can be read.
 func TestALineThatNobodyTakes(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir, AuditLimit{})
@@ -139,7 +139,7 @@ func TestALineThatNobodyTakes(t *testing.T) {
 	}
 }
 
-// rehash has a line of the first segment have the right hash.
+// rehash gives a line of the first segment the right hash.
 func rehash(t *testing.T, dir string, n int) {
 	text, err := os.ReadFile(filepath.Join(dir, trailName(0)))
 	if err != nil {
@@ -159,7 +159,8 @@ func rehash(t *testing.T, dir string, n int) {
 	put(t, dir, trailName(0), []byte(strings.Join(lines, "")))
 }
 
-// A state that is lost leaves the trail to know how it goes on, and the other way round.
+// If the state is lost, the trail has what is needed to continue the chain, and the
+// other way round.
 func TestTheChainOutlivesEither(t *testing.T) {
 	for _, lost := range []string{"doorward.state.*", "doorward.audit.*"} {
 		dir := t.TempDir()
@@ -178,15 +179,15 @@ func TestTheChainOutlivesEither(t *testing.T) {
 		}
 		s = mustOpen(t, dir, AuditLimit{})
 		if r := mustCommit(t, s, mixed(3)); r[0].ID != 11 || r[0].Prev.ID != 10 || r[0].Prev.Other != 9 || r[1].Prev.ID != 9 {
-			t.Errorf("without %s: %+v comes after %+v, want that it is after 10 and 9", lost, r[0], r[0].Prev)
+			t.Errorf("without %s: %+v follows %+v, want that it follows 10 and 9", lost, r[0], r[0].Prev)
 		}
 		verify(t, s)
 		mustClose(t, s)
 	}
 }
 
-// Pages of the oldest, of any length, are all that there is, each once and in order,
-// whatever lies between the records.
+// Pages of the oldest records, of any length, have all records, each once and in order,
+// whatever there is between the records.
 func TestPages(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, remove := quickDir(t)
@@ -234,7 +235,7 @@ func TestPages(t *testing.T) {
 			q.Limit = rapid.IntRange(1, 200).Draw(t, "limit")
 			p := read(q)
 			if p.Through <= q.After || len(p.Records) > q.Limit+4 {
-				t.Fatalf("a page behind %d ends with %d", q.After, p.Through)
+				t.Fatalf("a page after %d ends with %d", q.After, p.Through)
 			}
 			paged, q.After = append(paged, p.Records...), p.Through
 		}
@@ -244,13 +245,13 @@ func TestPages(t *testing.T) {
 		sound := func(r audit.Record) bool { return strings.HasPrefix(r.Reason, "this record cannot be read") }
 		newest := slices.DeleteFunc(read(Query{Limit: 10_000}).Records, sound)
 		if d := diff(newest, slices.DeleteFunc(all.Records, sound)); d != "" {
-			t.Fatalf("the oldest are not the newest (-want +got):\n%s", d)
+			t.Fatalf("reading from the oldest and from the newest record differ (-want +got):\n%s", d)
 		}
 	})
 }
 
-// What a follower of the trail costs with each record does not grow with the trail, and
-// who pages through it reads all of it twice at most.
+// The cost of following the trail, for each record, does not grow with the trail, and
+// paging through all of it reads everything at most twice.
 func TestWhatReadersCost(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -272,7 +273,7 @@ func TestWhatReadersCost(t *testing.T) {
 		r := mustCommit(t, s, mixed(1+n))
 		p, err := s.Records(Query{After: r[0].ID - 1, Oldest: true, Limit: 1000})
 		if err != nil || len(p.Records) != 1+n || read.bytes > 64<<10 {
-			t.Errorf("%d of %d records, %v, cost %d bytes of %d, want at most 64 KiB", len(p.Records), 1+n, err, read.bytes, size)
+			t.Errorf("%d of %d records, %v, took %d bytes of %d, want at most 64 KiB", len(p.Records), 1+n, err, read.bytes, size)
 		}
 	}
 	read.bytes = 0
@@ -285,15 +286,15 @@ func TestWhatReadersCost(t *testing.T) {
 		q.After, pages = p.Through, pages+1
 	}
 	if most := 2*size + int64(pages)<<18; read.bytes > most {
-		t.Errorf("%d pages of %d bytes cost %d, want at most %d", pages, size, read.bytes, most)
+		t.Errorf("%d pages of %d bytes took %d, want at most %d", pages, size, read.bytes, most)
 	}
 	read.bytes = 0
 	if p, err := s.Records(Query{Source: prefix("203.0.113.9/32"), Oldest: true}); err != nil || len(p.Records) > 0 || p.Through != s.last || read.bytes > size+1<<20 {
-		t.Errorf("a search that finds %d, %v, through %d, costs %d bytes of %d", len(p.Records), err, p.Through, read.bytes, size)
+		t.Errorf("a search that finds %d, %v, through %d, took %d bytes of %d", len(p.Records), err, p.Through, read.bytes, size)
 	}
 }
 
-// However many ask, a few searches are under way at a time.
+// However many clients ask, only a few searches are under way at a time.
 func TestSearchesInLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		let, inside := make(chan struct{}), &counter{}
@@ -331,7 +332,7 @@ func TestSearchesInLine(t *testing.T) {
 	})
 }
 
-// held calls a function before each reading.
+// held calls a function before each read.
 type held struct {
 	file
 	before func()
@@ -342,8 +343,8 @@ func (f held) ReadAt(b []byte, at int64) (int, error) {
 	return f.file.ReadAt(b, at)
 }
 
-// A reader that goes on behind a record sees none of a commit of which the trail has
-// only a part: it would never come back for the rest.
+// A reader that continues after a record sees nothing of a commit of which the trail has
+// only a part: it would never return for the rest.
 func TestReadersSeeWholeCommits(t *testing.T) {
 	broken := false
 	p := &plug{disk: make(map[string][]byte), fail: func(name, what string) error {
@@ -374,8 +375,8 @@ func TestReadersSeeWholeCommits(t *testing.T) {
 	verify(t, s)
 }
 
-// What is gone behind a record is told, of the classes that are asked for, also when it
-// goes while a reader is on its way.
+// A page says which of the records after a given one are gone, in the classes that are
+// asked for, even if they go while it is read.
 func TestWhatIsGoneIsTold(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -419,20 +420,20 @@ func TestWhatIsGoneIsTold(t *testing.T) {
 		mustClose(t, s)
 		s = mustOpen(t, dir, AuditLimit{Records: 80})
 	}
-	// A reader that has been overtaken goes on behind what is gone.
+	// A reader that has been overtaken continues after the records that are gone.
 	s.trail.mu.Lock()
 	r := &forwards{t: s.trail, refusal: true, whole: s.trail.whole + 1000, after: first}
 	r.open()
 	s.trail.mu.Unlock()
 	mustCommit(t, s, refusals(100, 0))
 	if err := r.fill(); err != nil || r.gone < first || r.id != r.gone+1 {
-		t.Errorf("it goes on with %d, %v, and says that up to %d are gone; want the next", r.id, err, r.gone)
+		t.Errorf("the reader continues with %d, %v, and says that up to %d are gone; want the next", r.id, err, r.gone)
 	}
 	mustClose(t, s)
 }
 
-// A page ends where its reader is overtaken, so that the next one tells what is gone.
-// Who begins at the beginning would not know that it was there.
+// A page ends where its reader is overtaken, so that the next one says what is gone. A
+// client that reads from the beginning could not know of those records otherwise.
 func TestAPageEndsBeforeWhatIsGone(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -464,7 +465,7 @@ func TestAPageEndsBeforeWhatIsGone(t *testing.T) {
 	}
 	more, end, gone := page(through, func(int) {})
 	if gone <= through || more[0] != gone+1 || end != last+100 || uint64(len(more)) != end-gone {
-		t.Errorf("the next page has %v, through %d, and says that up to %d are gone; want all behind that", more, end, gone)
+		t.Errorf("the next page has %v, through %d, and says that up to %d are gone; want all after that", more, end, gone)
 	}
 	mustClose(t, s)
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// nth is a change that can be told from all others, in all of its parts.
+// nth returns a change all of whose parts differ from those of any other.
 func nth(n int) Change {
 	at := time.Unix(int64(n), int64(n)).UTC()
 	source := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n % 3)}), 32)
@@ -44,9 +44,9 @@ func nth(n int) Change {
 	return c
 }
 
-// childDir in the environment makes the test's program a daemon instead, which
-// commits one change after the other in that directory, and prints the number
-// of each when it is done.
+// childDir, if set in the environment, makes the test's program a daemon, which commits
+// one change after the other in that directory, and prints the number of each when it
+// has been committed.
 const childDir = "DOORWARD_TEST_STORE"
 
 func daemon(dir string) error {
@@ -73,7 +73,7 @@ func daemon(dir string) error {
 	}
 }
 
-// child starts it; its output ends with it.
+// child starts that daemon, whose output ends when it does.
 func child(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
@@ -88,7 +88,7 @@ func child(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	return cmd, bufio.NewScanner(out)
 }
 
-// TestKilled ends a process that commits, at any moment, again and again.
+// TestKilled kills a process that commits, at any moment, again and again.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	m, last := newModel(), 0
@@ -98,7 +98,7 @@ func TestKilled(t *testing.T) {
 		most := rand.IntN(60)
 		for n := 0; out.Scan(); n++ {
 			if n == most {
-				time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) // anywhere in a commit
+				time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) // to any point of a commit
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
@@ -120,7 +120,7 @@ func TestKilled(t *testing.T) {
 		got := mustLoad(t, s)
 		done, _ := strconv.Atoi(string(got.Applied.Confirmed))
 		if done < acknowledged || done > acknowledged+1 {
-			t.Fatalf("round %d: commit %d is kept, %d were acknowledged", round, done, acknowledged)
+			t.Fatalf("round %d: commit %d is the last one kept, but %d were acknowledged", round, done, acknowledged)
 		}
 		for ; last < done; last++ {
 			m.commit(nth(last + 1))
@@ -138,12 +138,12 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d commits", last)
 }
 
-// A daemon that was killed while it started a program leaves a copy of the lock
-// to that one until it runs; the next daemon waits for it.
-func TestLockThatIsLetGoAMomentLater(t *testing.T) {
+// If a daemon is killed while it starts a program, that has a copy of the lock until it
+// is executed. The next daemon waits for it.
+func TestLockThatIsReleasedLater(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir, AuditLimit{})
-	held, err := unix.Dup(int(s.lock.Fd())) // as a forked child has it
+	held, err := unix.Dup(int(s.lock.Fd())) // such as a forked child has
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,13 +166,13 @@ func TestSecondDaemon(t *testing.T) {
 		t.Errorf("error %v\nwant  %s", err, want)
 	}
 	_ = cmd.Process.Kill()
-	for out.Scan() { // until it is gone
+	for out.Scan() { // until the daemon has ended
 	}
 	_ = cmd.Wait()
 	mustClose(t, mustOpen(t, dir, AuditLimit{}))
 }
 
-// TestDiskFull has a disk of 1 MiB, in a mount namespace of its own.
+// TestDiskFull uses a disk of 1 MiB, in a mount namespace of its own.
 func TestDiskFull(t *testing.T) {
 	nstest.Need(t)
 	dir := t.TempDir()
@@ -223,7 +223,7 @@ func onFullDisk(t *testing.T, dir string) {
 			t.Errorf("round %d: %v", round, err)
 		}
 		if d := diff(before, after) + diff(trail, trail2); d != "" {
-			t.Errorf("round %d: the failed commit left something:\n%s", round, d)
+			t.Errorf("round %d: the failed commit has changed the state:\n%s", round, d)
 		}
 		if err := os.Remove(ballast); err != nil {
 			t.Error(err)
@@ -243,7 +243,7 @@ func onFullDisk(t *testing.T, dir string) {
 	defer s.Close()
 	got, err := load(s)
 	if d := diff(last, got); err != nil || d != "" || s.SetAside() != "" {
-		t.Errorf("after opening anew: %v, aside %q\n%s", err, s.SetAside(), d)
+		t.Errorf("after opening again: %v, aside %q\n%s", err, s.SetAside(), d)
 	}
 }
 
@@ -252,7 +252,7 @@ func records(s *Store, q Query) ([]audit.Record, error) {
 	return p.Records, err
 }
 
-// load is what is kept, in a form that can be compared.
+// load returns what is kept, in a form that can be compared.
 func load(s *Store) (any, error) {
 	st, err := s.Load()
 	if err != nil {

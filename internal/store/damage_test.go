@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// specimen is a state file and what is in it.
+// specimen is a state file and its contents.
 type specimen struct {
 	file  []byte
 	state any
@@ -48,8 +48,9 @@ func makeSpecimen(t testing.TB, commits int) specimen {
 	return sp
 }
 
-// open opens a damaged copy. Either all is there and it can be worked with, or
-// it was set aside as it was, loudly, and an empty one begun. The trail is there.
+// open opens a damaged copy. Either everything is there and the store works, or the file
+// was set aside unchanged, which is logged, and an empty one begun. The trail is there in
+// any case.
 func (sp specimen) open(t *testing.T, what string, file []byte) (aside bool) {
 	t.Helper()
 	dir, remove := quickDir(t)
@@ -74,10 +75,10 @@ func (sp specimen) open(t *testing.T, what string, file []byte) (aside bool) {
 		want = sorted(State{Rebooted: true, Grants: none})
 		kept, err := os.ReadFile(s.SetAside())
 		if err != nil || !bytes.Equal(kept, file) {
-			t.Errorf("%s: what was set aside is not the damaged file (%v)", what, err)
+			t.Errorf("%s: the file that was set aside is not the damaged one (%v)", what, err)
 		}
 		if !strings.Contains(b.String(), "level=ERROR msg=\"the state file is damaged: it was set aside") {
-			t.Errorf("%s: set aside without a word: %s", what, b)
+			t.Errorf("%s: set aside, but that is not in the log: %s", what, b)
 		}
 	}
 	if d := diff(want, sorted(mustLoad(t, s))) + diff(sp.trail, mustRecords(t, s, "", "", 0, 10_000)); d != "" {
@@ -111,7 +112,7 @@ func TestDamage(t *testing.T) {
 			file := slices.Clone(sp.file)
 			damage(file[at:min(len(file), at+512)])
 			if !sp.open(t, fmt.Sprintf("sector at %d %s", at, what), file) {
-				t.Errorf("sector at %d %s: it was not noticed", at, what)
+				t.Errorf("sector at %d %s: not noticed", at, what)
 			}
 		}
 	}
@@ -119,7 +120,7 @@ func TestDamage(t *testing.T) {
 	sp.open(t, "of a later form", withForm(sp.file, form+1))
 }
 
-// withForm is the file as a later version would have begun it.
+// withForm returns the file with the header of another version.
 func withForm(file []byte, n uint32) []byte {
 	file = slices.Clone(file)
 	order.PutUint32(file[8:], n)
@@ -127,8 +128,8 @@ func withForm(file []byte, n uint32) []byte {
 	return file
 }
 
-// No byte of a file that was closed can change, and none be cut off, without that it
-// is noticed, but for what tells how much was acknowledged.
+// No byte of a file that was closed can change or be cut off without being noticed,
+// except those that say how much was acknowledged.
 func TestEveryByteCounts(t *testing.T) {
 	sp := makeSpecimen(t, 8)
 	for at := range sp.file {
@@ -141,7 +142,7 @@ func TestEveryByteCounts(t *testing.T) {
 				t.Errorf("byte %d changed: %v, want damage", at, err)
 			}
 		} else if err != nil || l.end != int64(len(file)) {
-			t.Errorf("byte %d changed: %v, want that the file is whole all the same", at, err)
+			t.Errorf("byte %d changed: %v, want that the file is read all the same", at, err)
 		}
 		if _, err := openJournal(&memory{sp.file[:at:at]}); at > 0 && !errors.As(err, &d) {
 			t.Errorf("cut to %d bytes: %v, want damage", at, err)
@@ -149,8 +150,9 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
-// The last frame of a file whose header the kernel had not written yet: what is left
-// of it is cut off, and said; but not if there is another one behind it.
+// The last frame of a file may have been written only in part, and the header that
+// acknowledges it not at all. Its remains are cut off, which is logged, unless another
+// frame follows.
 func TestACommitThatWasCutShort(t *testing.T) {
 	sp := makeSpecimen(t, 8)
 	whole := &memory{slices.Clone(sp.file)}
@@ -158,7 +160,7 @@ func TestACommitThatWasCutShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := l.end // the state of before the next two
+	last := l.end // before the next two commits
 	for _, n := range []int{1, 2} {
 		b, err := encodeChange(&Change{Doors: nth(n).Doors})
 		if err != nil {
@@ -168,14 +170,14 @@ func TestACommitThatWasCutShort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	copy(whole.text[ackedAt:], ackedField(last)) // the kernel was not that far
-	first := last + (l.end-last)/2               // both frames are of one length
+	copy(whole.text[ackedAt:], ackedField(last)) // neither commit is acknowledged
+	first := last + (l.end-last)/2               // both frames have the same length
 	for n := last; n < l.end; n++ {
 		file := slices.Clone(whole.text)
 		file[n] ^= 4
 		got, err := openJournal(&memory{file})
 		if n < first && err == nil {
-			t.Errorf("byte %d of %d changed, in front of a whole frame: it is taken for a commit that was cut short", n, l.end)
+			t.Errorf("byte %d of %d changed, before a whole frame: it counts as a commit that was cut short, want damage", n, l.end)
 		}
 		if n >= first && (err != nil || got.end != first || got.cut != l.end-first) {
 			t.Errorf("byte %d of %d changed, in the last frame: %v, want that it is cut off", n, l.end, err)
@@ -184,7 +186,7 @@ func TestACommitThatWasCutShort(t *testing.T) {
 			t.Errorf("cut to %d bytes of %d: %v, want that all whole frames are there", n, l.end, err)
 		}
 		if got, err := openJournal(&memory{append(slices.Clone(whole.text[:n]), make([]byte, 5000)...)}); err != nil || got.end > n {
-			t.Errorf("zeros behind byte %d of %d: %v, want that they are cut off", n, l.end, err)
+			t.Errorf("zeros from byte %d of %d on: %v, want that they are cut off", n, l.end, err)
 		}
 	}
 	dir, b := t.TempDir(), &book{}
@@ -193,12 +195,12 @@ func TestACommitThatWasCutShort(t *testing.T) {
 	}
 	s, err := Open(dir, AuditLimit{}, b.log())
 	if err != nil || s.SetAside() != "" || !strings.Contains(b.String(), "was only partly written, and is left out") {
-		t.Errorf("opened with %v, set aside %q, with the words %s", err, s.SetAside(), b)
+		t.Errorf("opened with %v, set aside %q; the log has %s", err, s.SetAside(), b)
 	}
 	mustClose(t, s)
 }
 
-// A text of a commit is no frame, although it has in it all that a frame has.
+// A text in a commit does not count as a frame, even if it has all parts of one.
 func TestAFrameInAFrame(t *testing.T) {
 	l, err := beginJournal(&memory{}, 1, func(func(entry) error) error { return nil })
 	if err != nil {
@@ -220,11 +222,11 @@ func TestAFrameInAFrame(t *testing.T) {
 	copy(file[ackedAt:], ackedField(end))
 	file[end+5] ^= 1
 	if got, err := openJournal(&memory{file}); err != nil || got.end != end {
-		t.Errorf("a commit with a frame of a stranger in it, cut short: %v, want that it is cut off", err)
+		t.Errorf("a commit with a stranger's frame in it, cut short: %v, want that it is cut off", err)
 	}
 }
 
-// What must be there, and is not, is lost: a file that is empty is not a new one.
+// A state file that must exist and does not is lost; an empty file is not a new one.
 func TestStatesThatAreLost(t *testing.T) {
 	sp := makeSpecimen(t, 5)
 	unfinished := slices.Clone(sp.file)
@@ -262,7 +264,7 @@ func TestStatesThatAreLost(t *testing.T) {
 				}
 			}
 		}
-		for range 2 { // and what was made of it is sound
+		for range 2 { // the second time, to see that what was made of it is sound
 			s, err := Open(dir, AuditLimit{}, b.log())
 			if err != nil {
 				t.Errorf("%s: %v", tt.what, err)
@@ -298,12 +300,12 @@ func TestSetAsideAgain(t *testing.T) {
 	}
 	s := mustOpen(t, dir, AuditLimit{})
 	if s.SetAside() != names[2] {
-		t.Errorf("set aside %q, want the latest of %q, until it is moved", s.SetAside(), names)
+		t.Errorf("set aside %q, want the latest of %q", s.SetAside(), names)
 	}
 	mustClose(t, s)
 	slices.Sort(names)
 	if len(slices.Compact(names)) != 3 {
-		t.Errorf("set aside onto each other: %q", names)
+		t.Errorf("one set-aside file has replaced another: %q", names)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "*"+asideInfix+"*"))
 	if err != nil {
@@ -321,7 +323,7 @@ func TestSetAsideAgain(t *testing.T) {
 	mustClose(t, s)
 }
 
-// What is no file is set aside as well. A pipe would be waited for.
+// Whatever is not a regular file is set aside as well. Opening a pipe would block.
 func TestWhatIsNoFileIsSetAside(t *testing.T) {
 	for what, put := range map[string]func(path string) error{
 		"a pipe":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
@@ -339,7 +341,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 				continue
 			}
 			if !strings.HasPrefix(s.SetAside(), filepath.Join(dir, name)+asideInfix) || !strings.Contains(b.String(), "it is not a regular file") {
-				t.Errorf("%s as %s: set aside as %q, with the words %s", what, name, s.SetAside(), b)
+				t.Errorf("%s as %s: set aside as %q; the log has %s", what, name, s.SetAside(), b)
 			}
 			mustCommit(t, s, nth(1))
 			mustClose(t, s)
@@ -347,7 +349,7 @@ func TestWhatIsNoFileIsSetAside(t *testing.T) {
 	}
 }
 
-// A second daemon is told of the first, whatever the lock is.
+// The error of a second daemon names the first, even if the lock is not a regular file.
 func TestALockThatIsAPipe(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mkfifo(filepath.Join(dir, "doorward.lock"), 0o600); err != nil {
@@ -357,12 +359,12 @@ func TestALockThatIsAPipe(t *testing.T) {
 	defer mustClose(t, s)
 	_, err := Open(dir, AuditLimit{}, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "in use by another doorwardd: stop") {
-		t.Errorf("a second one: %v, want that it is in use", err)
+		t.Errorf("a second daemon: %v, want that the state is in use", err)
 	}
 }
 
-// A file that a damaged file system says is of a terabyte is set aside, or, where
-// nothing of it counts, emptied: nobody reads it first.
+// A file that has a terabyte, according to a damaged file system, is set aside, or
+// emptied if nothing in it counts, without being read first.
 func TestFilesThatAreTooLong(t *testing.T) {
 	sp := makeSpecimen(t, 3)
 	garbage := []byte{1, 2, 3, 4, 0xff, 0xff, 0xff, 0x7f, 9, 9, 9, 9, 9}
@@ -390,8 +392,8 @@ func TestFilesThatAreTooLong(t *testing.T) {
 	}
 }
 
-// What was once whole is found behind a frame that is not, wherever the pieces lie in
-// which it is looked for.
+// A whole frame is found after one that is not, wherever the boundaries lie of the pieces
+// in which the file is searched.
 func TestFramesFarBehind(t *testing.T) {
 	const piece = 1 << 18
 	for _, away := range []int{1, frameSize - 1, piece - frameSize - 1, piece - frameSize, piece - frameSize + 1, piece - 1, piece, 3*piece + 5} {
@@ -413,7 +415,7 @@ func TestFramesFarBehind(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := l.frameBehind(int64(len(m.text))); got != whole {
-				t.Errorf("a frame that is whole (%v) %d bytes behind the end is found: %v", whole, away, got)
+				t.Errorf("a frame (whole: %v) %d bytes after the end is found: %v", whole, away, got)
 			}
 		}
 	}

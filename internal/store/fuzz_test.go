@@ -12,10 +12,10 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// FuzzDecode: what decodes, encodes to what decodes to the same, under the same
-// key, and that in one form: what is encoded again is the same byte by byte. A
-// record that is found by its text is found when it is decoded, and the other
-// way round.
+// FuzzDecode checks that a value that can be decoded is encoded, under the same key, to
+// a value that decodes to the same, and that there is one encoding only: encoding it
+// again gives the same bytes. It also checks that a query finds a record by its text if
+// and only if it finds it after decoding.
 func FuzzDecode(f *testing.F) {
 	c := nth(7)
 	seed := func(kind byte) func(k, v []byte, err error) {
@@ -67,8 +67,8 @@ func again[T any](t *testing.T, key, value []byte,
 	}
 	k, v, err := encode(first)
 	if err != nil {
-		// A time can be in year 9999 of its zone and in 10000 of UTC; and a log that is
-		// not ours can have keys that no commit makes.
+		// A time can be in the year 9999 in its zone and in 10000 in UTC; and a log that
+		// was tampered with can have keys that no commit makes.
 		for _, why := range []string{"year outside of range", "is not empty", "allowed are"} {
 			if strings.Contains(err.Error(), why) {
 				return
@@ -81,18 +81,18 @@ func again[T any](t *testing.T, key, value []byte,
 		t.Fatalf("%q: %v", v, err)
 	}
 	if d := diff(first, second); d != "" {
-		t.Fatalf("%q is not what %q is:\n%s", v, value, d)
+		t.Fatalf("%q decodes differently from %q:\n%s", v, value, d)
 	}
 	if k2, once, err := encode(second); err != nil || !bytes.Equal(once, v) || !bytes.Equal(k2, k) {
-		t.Fatalf("%q is then %q, %v", v, once, err)
+		t.Fatalf("%q is encoded again as %q, %v", v, once, err)
 	}
 }
 
-// fuzzRecord is again for a record, of which there always is one.
+// fuzzRecord does the same for a record; every line gives one.
 func fuzzRecord(t *testing.T, text []byte) {
 	r, err := decodeRecord(7, text)
 	if err != nil && !strings.HasPrefix(r.Reason, "this record cannot be read: ") {
-		t.Fatalf("%+v does not say that it cannot be read", r)
+		t.Fatalf("%+v does not say that the record cannot be read", r)
 	}
 	_, lines, _, err := numbered([]audit.Record{r}, 6, audit.Ends{})
 	if err != nil {
@@ -104,9 +104,9 @@ func fuzzRecord(t *testing.T, text []byte) {
 	line := lines[0].text
 	second, err := decodeRecord(7, line)
 	if d := diff(r, second); err != nil || d != "" || lineID(line) != 7 || bytes.IndexByte(line, '\n') != len(line)-1 {
-		t.Fatalf("%q is not what %q is: %v\n%s", line, text, err, d)
+		t.Fatalf("%q decodes differently from %q: %v\n%s", line, text, err, d)
 	}
-	// It has the same hash wherever it has been.
+	// It has the same hash after another round of JSON.
 	again, err := json.Marshal(second)
 	for _, text := range [][]byte{line, again} {
 		var w audit.Verifier
@@ -114,7 +114,7 @@ func fuzzRecord(t *testing.T, text []byte) {
 			t.Fatalf("%q does not verify: %v, %v", text, w.End(0).Faults, err)
 		}
 	}
-	// The quick look of Store.Records misses nothing that was written.
+	// Store.Records, which first searches the text, misses nothing that was written.
 	for _, q := range []Query{
 		{Door: second.Door}, {Door: "ssh"}, {Source: prefix("192.0.2.0/24")}, {Source: prefix("2001:db8::1/128")}, {Source: anybody},
 		{Events: []string{second.Event}}, {Events: []string{audit.EventRefused}}, {Since: second.Time}, {Until: second.Time},
@@ -125,8 +125,8 @@ func fuzzRecord(t *testing.T, text []byte) {
 	}
 }
 
-// FuzzVerify: no file, of this form or the one before, makes a panic or no end; what
-// is not damaged can be read and written.
+// FuzzVerify checks that no file, of this form or the one before, causes a panic or an
+// endless loop, and that a file that is not damaged can be read and written.
 func FuzzVerify(f *testing.F) {
 	sp := makeSpecimen(f, 3)
 	f.Add(false, sp.file)
@@ -141,7 +141,7 @@ func FuzzVerify(f *testing.F) {
 		l, err := openJournal(m)
 		var d *damageError
 		if err != nil && !errors.As(err, &d) {
-			t.Fatalf("%v, which is no damage", err)
+			t.Fatalf("openJournal: %v, want a *damageError", err)
 		}
 		if l == nil {
 			return
@@ -152,14 +152,14 @@ func FuzzVerify(f *testing.F) {
 		end, entries := l.end, ""
 		for _, m := range []*memory{m, {bytes.Clone(m.text)}} {
 			if l, err = openJournal(m); err != nil || l.end != end || l.cut != 0 {
-				t.Fatalf("written on, it is %+v, %v, want that it ends at %d", l, err, end)
+				t.Fatalf("after another write, the log is %+v, %v, want that it ends at %d", l, err, end)
 			}
 			var got []string
 			if err := l.each(func(n int, e entry) error { got = append(got, fmt.Sprint(n, e)); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			if entries = cmp.Or(entries, fmt.Sprint(got)); entries != fmt.Sprint(got) {
-				t.Fatalf("it reads as %s and then as %s", entries, got)
+				t.Fatalf("the file reads as %s and then as %s", entries, got)
 			}
 		}
 	})

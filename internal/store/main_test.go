@@ -34,7 +34,7 @@ var (
 	prefix  = netip.MustParsePrefix
 )
 
-// quickDir is a directory in memory, for tests of which the disk is no part.
+// quickDir returns a directory in memory, for tests that need no disk.
 func quickDir(t interface{ Fatal(...any) }) (dir string, remove func()) {
 	base := "/dev/shm"
 	if _, err := os.Stat(base); err != nil {
@@ -47,7 +47,7 @@ func quickDir(t interface{ Fatal(...any) }) (dir string, remove func()) {
 	return dir, func() { os.RemoveAll(dir) }
 }
 
-// book is a log that a test reads.
+// book is a log that a test can read.
 type book struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -115,7 +115,7 @@ func mustRecords(t testing.TB, s *Store, door, source string, after uint64, limi
 	return p.Records
 }
 
-// verify reads the whole trail by pages, and looks at whether records follow one another.
+// verify reads the whole trail by pages, and checks that the records follow one another.
 func verify(t interface {
 	Helper()
 	Fatal(...any)
@@ -145,7 +145,8 @@ func verify(t interface {
 	}
 }
 
-// sorted is a state that can be compared: in order, and with its grants as a list.
+// sorted returns a state in a form that can be compared: in order, and with its grants as
+// a list.
 func sorted(st State) any {
 	compare := func(a, b any) int { return strings.Compare(fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b)) }
 	slices.SortFunc(st.Doors, func(a, b Door) int { return compare(a, b) })
@@ -159,15 +160,15 @@ func sorted(st State) any {
 	}{st, grants}
 }
 
-// diff compares with times that must be the same to the nanosecond, in UTC and
-// without a monotonic reading. How records are chained is another matter.
+// diff compares values, except for how records are chained. Times must be the same to
+// the nanosecond, in UTC and without a monotonic reading.
 func diff(want, got any) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(audit.Record{}, "Prev", "Hash"),
 		cmp.Comparer(func(a, b time.Time) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }))
 }
 
-// What the properties draw from: few names, so that keys meet again.
+// Generators for the properties. There are few names, so that keys occur repeatedly.
 var (
 	genDoor   = rapid.SampledFrom([]string{"ssh", "db", "a-very.long_name", "ü"})
 	genSource = rapid.SampledFrom([]netip.Prefix{
@@ -253,7 +254,7 @@ func drawApplied(t *rapid.T) Applied {
 	drawn := rapid.Custom(func(t *rapid.T) Ended {
 		return Ended{ID: rapid.Uint64().Draw(t, "id"), Time: genTime.Draw(t, "time"), How: genText.Draw(t, "how"), By: genText.Draw(t, "by")}
 	})
-	var ended []Ended // nil for none
+	var ended []Ended // nil if there are none
 	for range rapid.IntRange(0, 2).Draw(t, "ended") {
 		ended = append(ended, drawn.Draw(t, "end"))
 	}

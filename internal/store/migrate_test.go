@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// unpacked is a file of testdata, all of which were written by programs of before.
+// unpacked returns a file of testdata. All of these were written by earlier versions.
 func unpacked(t testing.TB, name string) []byte {
 	t.Helper()
 	packed, err := os.Open("testdata/" + name + ".gz")
@@ -36,7 +36,7 @@ func unpacked(t testing.TB, name string) []byte {
 	return text
 }
 
-// all is everything that bolt-all.db has, and a state file of today's form.
+// all returns everything that is in bolt-all.db, and in a state file of today's form.
 func all() (any, []audit.Record) {
 	at := time.Date(2026, 11, 27, 1, 2, 3, 456789, time.UTC)
 	until := at.Add(time.Minute)
@@ -64,8 +64,8 @@ func all() (any, []audit.Record) {
 	}
 }
 
-// A file of the form before is taken over, with all that it has, once; wherever a
-// crash was on the way, it begins again or is done.
+// A file of the previous form is converted once, with everything in it. After a crash at
+// any point, the conversion begins again or is finished.
 func TestTakenOver(t *testing.T) {
 	text := unpacked(t, "bolt-all.db")
 	state, records := all()
@@ -102,12 +102,12 @@ func TestTakenOver(t *testing.T) {
 				t.Errorf("%s: the next record has ID %d, want %d", what, r[0].ID, 6+n)
 			}
 			if v := verify(t, s); v.Unchained != 5 || v.Decided.ID != uint64(6+n) || v.Refusals != nil {
-				t.Errorf("%s: got %+v, want that the chain begins with what is new", what, v)
+				t.Errorf("%s: got %+v, want that the chain begins with the new records", what, v)
 			}
 			mustClose(t, s)
 		}
 		if kept, err := os.ReadFile(filepath.Join(dir, boltName+migrated)); err != nil || !bytes.Equal(kept, text) {
-			t.Errorf("%s: the file of before is not kept as it was: %v", what, err)
+			t.Errorf("%s: the previous file is not kept as it was: %v", what, err)
 		}
 		if strings.Contains(b.String(), "level=ERROR") || !strings.Contains(b.String(), "was converted") {
 			t.Errorf("%s: the log has\n%s", what, b)
@@ -115,8 +115,8 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
-// Who goes back to the version before, and then on again, loses nothing of what there
-// was: neither the state and trail of this form nor the file that was taken over first.
+// Going back to the previous version, and then to this one again, loses nothing: neither
+// the state and trail of this form nor the file that was converted first.
 func TestGoingBackAndOn(t *testing.T) {
 	first, second := unpacked(t, "bolt-all.db"), unpacked(t, "bolt-mixed.db")
 	dir := t.TempDir()
@@ -153,7 +153,7 @@ func TestGoingBackAndOn(t *testing.T) {
 	}
 }
 
-// forget leaves out of a state what is of this machine.
+// forget removes from a state what belongs to this machine.
 func forget(st State) any {
 	st.BootID, st.Rebooted = "", false
 	return sorted(st)
@@ -166,8 +166,8 @@ func put(t testing.TB, dir, name string, text []byte) {
 	}
 }
 
-// Files of several levels, of two versions that wrote in turn, and with values that
-// this one does not understand.
+// Databases with trees of several levels, files that two versions wrote in turn, and
+// files with values that this version does not understand are converted.
 func TestTakenOverAsTheyAre(t *testing.T) {
 	for _, tt := range []struct {
 		name                               string
@@ -210,8 +210,9 @@ func TestTakenOverAsTheyAre(t *testing.T) {
 	}
 }
 
-// A damaged file of the form before has all in it that it had, or is set aside: never
-// anything else, and no damage stops the look at it.
+// A damaged file of the previous form either still has everything that it had, or is set
+// aside. It never reads as anything else, and no damage keeps it from being checked to
+// its end.
 func TestDamagedBeforeItIsTakenOver(t *testing.T) {
 	text := unpacked(t, "bolt-all.db")
 	entries, err := boltEntries(text)
@@ -233,7 +234,7 @@ func TestDamagedBeforeItIsTakenOver(t *testing.T) {
 	}
 	for n := 0; n < len(text); n += 501 {
 		if got, err := boltEntries(text[:n:n]); err == nil && fmt.Sprint(got) != want {
-			t.Errorf("cut to %d bytes it reads as something else", n)
+			t.Errorf("cut to %d bytes, it reads as something else", n)
 		}
 	}
 	if noticed < 100 {
@@ -246,12 +247,12 @@ func TestDamagedBeforeItIsTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(s.SetAside(), filepath.Join(dir, boltName)+asideInfix) || !strings.Contains(b.String(), "the state file is damaged") {
-		t.Errorf("set aside as %q, with the words %s", s.SetAside(), b)
+		t.Errorf("set aside as %q; the log has %s", s.SetAside(), b)
 	}
 	mustClose(t, s)
 }
 
-// A directory as the first version of today's form has left it is read for good.
+// A directory that the first version of today's form has left can be read for ever.
 func TestTodaysForm(t *testing.T) {
 	dir := t.TempDir()
 	var files map[string][]byte

@@ -12,7 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// model is what a store should hold, in maps.
+// model is what a store should contain, in maps.
 type model struct {
 	doors     map[string]Door
 	penalties map[PenaltyKey]Penalty
@@ -94,7 +94,7 @@ func (m *model) commit(c Change) (added []audit.Record) {
 	return added
 }
 
-// plain is the time as it should come back.
+// plain returns the time as it should be read back.
 func plain(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
@@ -107,7 +107,8 @@ func (m *model) state() State {
 		Marks: slices.Collect(maps.Values(m.marks)), Grants: maps.Values(m.grants)}
 }
 
-// records are those that a query selects, and up to which ID.
+// records returns the records that a query selects, and up to which ID they were
+// searched.
 func (m *model) records(q Query) (want []audit.Record, through uint64) {
 	for _, r := range m.trail {
 		if r.ID > q.After && (q.Door == "" || r.Door == q.Door) && concerns(q.Source, r) &&
@@ -129,7 +130,7 @@ func (m *model) records(q Query) (want []audit.Record, through uint64) {
 	return want, max(m.last, q.After)
 }
 
-// sources are the texts that those of genWho are concerned by.
+// sources has, for prefixes to search for, the sources of genWho that they concern.
 var sources = map[netip.Prefix][]string{
 	prefix("192.0.2.1/32"):    {"any", "192.0.2.1", "192.0.2.0/24"},
 	prefix("192.0.2.0/25"):    {"any", "192.0.2.1", "192.0.2.0/24"},
@@ -174,8 +175,8 @@ func drawChange(t *rapid.T) Change {
 	return c
 }
 
-// TestAgainstModel commits changes, opens anew at any moment, and compares all
-// that can be read with the model.
+// TestAgainstModel commits changes, opens the store again at any moment, and compares
+// everything that can be read with the model.
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, remove := quickDir(t)

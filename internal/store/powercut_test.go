@@ -17,13 +17,13 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// plug is a machine that can lose its power: it writes down what is done to files,
-// and tells what a disk may have of it.
+// plug is a machine that can lose its power: it records what is done to files, and says
+// what of that may be on the disk.
 type plug struct {
 	ops   []op1
 	disk  map[string][]byte // as it was when the files were opened
 	fail  func(name, what string) error
-	marks []int // how many ops there were when each commit was acknowledged
+	marks []int // for each commit, how many ops there were when it was acknowledged
 }
 
 // op1 is a write, a truncation (data nil) or a sync of a file.
@@ -76,8 +76,8 @@ func (f plugged) Truncate(n int64) error {
 
 func (f plugged) Sync() error { return f.do("sync", op1{sync: true}) }
 
-// pulled is what is on the disk if the power fails after n ops: what was synced, and
-// of what was done since whatever keep says.
+// pulled returns what is on the disk if the power fails after n ops: everything that was
+// synced, and of the ops since then what keep says.
 func (p *plug) pulled(n int, keep func(op1) (op1, bool)) map[string][]byte {
 	disk := maps.Clone(p.disk)
 	last := make(map[string]int)
@@ -111,9 +111,9 @@ func (o op1) on(text []byte) []byte {
 	return text
 }
 
-// TestPowerCut cuts the power after each thing that is done to a file. What was
-// acknowledged is there, of what was under way all or nothing, and the trail has what
-// the state has.
+// TestPowerCut cuts the power after each operation on a file. Everything that was
+// acknowledged is there, a commit that was under way is there or not, as a whole, and the
+// trail has what the state has.
 func TestPowerCut(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -143,7 +143,7 @@ func TestPowerCut(t *testing.T) {
 		"none of it": func(o op1) (op1, bool) { return o, false },
 		"all of it":  func(o op1) (op1, bool) { return o, true },
 		"some of it": func(o op1) (op1, bool) { return o, random.IntN(2) == 0 },
-		"zeros": func(o op1) (op1, bool) { // the length is there, the data are not
+		"zeros": func(o op1) (op1, bool) { // the length was written, but not the data
 			if o.data != nil && o.at != 0 && o.at != ackedAt {
 				o.data = make([]byte, len(o.data))
 			}
@@ -173,8 +173,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// checkPulled opens what is on the disk, which is one of the states, the first of
-// which was acknowledged.
+// checkPulled opens what is on the disk, which must be one of states, of which the first
+// was acknowledged.
 func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLimit, states []any, acknowledged int) {
 	t.Helper()
 	dir, remove := quickDir(t)
@@ -196,9 +196,9 @@ func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLim
 	got := sorted(mustLoad(t, s))
 	which := slices.IndexFunc(states, func(st any) bool { return diff(st, got) == "" })
 	if which < 0 {
-		t.Fatalf("%s: the state is not that of commit %d, nor the next (-want +got):\n%s", at, acknowledged, diff(states[0], got))
+		t.Fatalf("%s: the state is neither that of commit %d nor of the next one (-want +got):\n%s", at, acknowledged, diff(states[0], got))
 	}
-	// Each has 3 records; those that the last segments have are there, without a gap.
+	// Each commit has 3 records. Those in the last segments are there, without a gap.
 	want := uint64(3 * (acknowledged + which))
 	records := mustRecords(t, s, "", "", 0, 1000)
 	if want > 0 && (len(records) < int(min(want, uint64(limit.Records-limit.Records/segments-3))) || records[len(records)-1].ID != want) {
@@ -215,9 +215,8 @@ func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLim
 	verify(t, s)
 }
 
-// TestDiskErrors has each write, truncation and sync fail once, of the state, and in
-// another round of the trail. Nothing of a commit that failed is kept, and the next
-// one is.
+// TestDiskErrors makes each write, truncation and sync of the state, and then of the
+// trail, fail once. Nothing of a commit that failed is kept, and the next one is.
 func TestDiskErrors(t *testing.T) {
 	for _, of := range []string{"doorward.state", "doorward.audit"} {
 		for k := range 40 {
@@ -244,7 +243,7 @@ func TestDiskErrors(t *testing.T) {
 						t.Fatalf("%s %d: commit %d: %v", of, k, n, err)
 					}
 					if d := diff(want, got); d != "" {
-						t.Fatalf("%s %d: commit %d failed and left something (-want +got):\n%s", of, k, n, d)
+						t.Fatalf("%s %d: commit %d failed, but has changed the state (-want +got):\n%s", of, k, n, d)
 					}
 				} else {
 					records += uint64(len(r))
@@ -270,8 +269,9 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// A trail that takes nothing any more costs a commit the same however long that goes
-// on, and the log stays bounded. What it lacked it has again, but for what was too much.
+// While the trail cannot be written, the cost of a commit does not grow, and the log
+// stays bounded. Afterwards, the trail has the missing records, except for those that
+// were too many to keep.
 func TestATrailThatTakesNothing(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -306,10 +306,10 @@ func TestATrailThatTakesNothing(t *testing.T) {
 		t.Errorf("a commit read %d bytes, want at most 1 MiB", most)
 	}
 	if bound := limit.Bytes + 2*renewAt; longest > bound || s.state.generation == 1 {
-		t.Errorf("the log came to %d bytes, generation %d; want at most %d, begun anew", longest, s.state.generation, bound)
+		t.Errorf("the log grew to %d bytes, generation %d; want at most %d, and that it was rewritten", longest, s.state.generation, bound)
 	}
 	if !strings.Contains(b.String(), "records of the audit trail are lost") {
-		t.Errorf("what is lost is not said:\n%s", b)
+		t.Errorf("the log does not say what is lost:\n%s", b)
 	}
 	broken = false
 	first := mustCommit(t, s, Change{Records: make([]audit.Record, 1)})[0].ID
@@ -322,7 +322,7 @@ func TestATrailThatTakesNothing(t *testing.T) {
 	}
 }
 
-// killed is what a daemon that is killed leaves open.
+// killed closes what the kernel closes when a daemon is killed.
 func (s *Store) killed() {
 	files := []file{s.files[0], s.files[1]}
 	for _, seg := range s.trail.all {
@@ -332,8 +332,8 @@ func (s *Store) killed() {
 	s.lock.Close()
 }
 
-// A log that was begun anew, but not to the end, and that cannot be removed, is never
-// taken for the one in use, which is later.
+// A log that was being rewritten, but not finished, and that cannot be removed, never
+// counts as the one in use, which is later.
 func TestALogThatWasBegunInVain(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -354,7 +354,7 @@ func TestALogThatWasBegunInVain(t *testing.T) {
 	mustCommit(t, s, nth(0))
 	s.renew()
 	if syncs < 2 || s.at != 0 {
-		t.Fatalf("after %d syncs the state is in file %d: nothing was tried", syncs, s.at)
+		t.Fatalf("after %d syncs, the state is in file %d: no rewrite was tried", syncs, s.at)
 	}
 	want := sorted(mustLoad(t, s))
 	if _, err := s.Commit(nth(1)); err == nil {
@@ -369,8 +369,8 @@ func TestALogThatWasBegunInVain(t *testing.T) {
 	mustClose(t, s)
 }
 
-// A record that the trail has not taken is copied again after a restart, also where it
-// has taken a later one, of the other class.
+// A record that could not be written to the trail is copied there after a restart, even if
+// the trail has a later one of the other class.
 func TestRecordsOfTheOtherClass(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -401,7 +401,7 @@ func TestRecordsOfTheOtherClass(t *testing.T) {
 	mustClose(t, s)
 }
 
-// memory is a file that is none.
+// memory is a file in memory.
 type memory struct{ text []byte }
 
 func (m *memory) ReadAt(b []byte, at int64) (int, error) {

@@ -39,8 +39,8 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// Everybody is written as no source at all, as ever.
-func TestEverybodyIsSaid(t *testing.T) {
+// Everybody is written as an empty source, as in all versions.
+func TestEverybodyIsAnEmptySource(t *testing.T) {
 	key, err := PenaltyKey{Door: "ssh", Source: door.Any}.encode()
 	if _, got, _, _, err2 := parseKey(key); err != nil || err2 != nil || string(key) != "ssh\x00" || got != door.Any {
 		t.Errorf("everybody's key is %q (%v), read as %v (%v)", key, err, got, err2)
@@ -50,7 +50,7 @@ func TestEverybodyIsSaid(t *testing.T) {
 func TestDoors(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if got, err := Doors(dir); got != nil || err != nil {
-		t.Errorf("of no state: %v, %v, want none", got, err)
+		t.Errorf("without a state: %v, %v, want none", got, err)
 	}
 	s := mustOpen(t, dir, AuditLimit{})
 	want := []Door{{Name: "panel", State: "dark", Ran: true}, {Name: "ssh", State: "open"}}
@@ -70,7 +70,7 @@ func TestDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := Doors(dir); got != nil || err == nil {
-		t.Errorf("of a damaged state: %v, %v, want an error", got, err)
+		t.Errorf("from a damaged state: %v, %v, want an error", got, err)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "nonsense" {
 		t.Errorf("the damaged file has become %q, %v", text, err)
@@ -156,7 +156,7 @@ func TestCommitIsWhole(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 			if d := diff(before, sorted(mustLoad(t, s))); d != "" {
-				t.Errorf("half of the change was kept (-want +got):\n%s", d)
+				t.Errorf("a part of the change was kept (-want +got):\n%s", d)
 			}
 		})
 	}
@@ -165,8 +165,8 @@ func TestCommitIsWhole(t *testing.T) {
 	}
 }
 
-// TestUnreadable has values of a later version: sound, and not understood. They are
-// kept, also when the file is written anew, and can be replaced.
+// TestUnreadable has sound values of a later version that this one does not understand.
+// They are kept, even when the file is rewritten, and can be replaced.
 func TestUnreadable(t *testing.T) {
 	dir, b := t.TempDir(), &book{}
 	s, err := Open(dir, AuditLimit{}, b.log())
@@ -205,7 +205,7 @@ func TestUnreadable(t *testing.T) {
 	if st := mustLoad(t, s); st.Unreadable != 4 || len(st.Doors) != 2 {
 		t.Errorf("unreadable %d and %d doors, want 4 and 2", st.Unreadable, len(st.Doors))
 	}
-	// What ends or clears in a way that is not known leaves nobody knows what.
+	// After an entry that may end or clear anything, nothing is known of the state.
 	if err := s.state.append([]byte{5<<5 | byte(classDoor), 1, 'x', 0}); err != nil {
 		t.Fatal(err)
 	}
@@ -216,8 +216,8 @@ func TestUnreadable(t *testing.T) {
 	mustClose(t, s)
 }
 
-// Grants are read as they were loaded, also while commits go on, until the file is
-// written anew.
+// Grants are read as they were when the state was loaded, even while commits go on, until
+// the file is rewritten.
 func TestGrantsAreReadFromTheFile(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), AuditLimit{})
 	mustCommit(t, s, nth(1))
@@ -233,13 +233,13 @@ func TestGrantsAreReadFromTheFile(t *testing.T) {
 			t.Errorf("%d grants, want the 2 of when it was loaded", n)
 		}
 	}
-	for range st.Grants { // and no more than is wanted
+	for range st.Grants { // stop after one
 		break
 	}
 	s.renew()
 	defer func() {
 		if recover() == nil {
-			t.Error("grants of a file that is gone are read")
+			t.Error("grants were read from a file that was rewritten, want none")
 		}
 		mustClose(t, s)
 	}()
@@ -247,7 +247,7 @@ func TestGrantsAreReadFromTheFile(t *testing.T) {
 	}
 }
 
-// The log is written anew when it has grown, and has then what stands alone.
+// The log is rewritten when it has grown, and then has only what is current.
 func TestTheLogStaysSmall(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -262,7 +262,7 @@ func TestTheLogStaysSmall(t *testing.T) {
 		}
 	}
 	if s.state.generation == begun {
-		t.Error("it was never written anew")
+		t.Error("the log was never rewritten")
 	}
 	s.renew()
 	if size, err := s.files[1-s.at].Size(); err != nil || size != 0 || s.state.end > 1<<18 {

@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// refusals are n refusals, each of another source.
+// refusals returns n refusals, each of another source.
 func refusals(n, from int) Change {
 	c := Change{Records: make([]audit.Record, n)}
 	for i := range c.Records {
@@ -24,7 +24,7 @@ func refusals(n, from int) Change {
 	return c
 }
 
-// Refusals without end push out refusals, and nothing else.
+// However many refusals come, they push out only refusals.
 func TestRefusalsPushOutNothingElse(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -48,12 +48,12 @@ func TestRefusalsPushOutNothingElse(t *testing.T) {
 		t.Errorf("%d refusals are kept, want 37,500 to 50,000", refused)
 	}
 	if d := diff(before, got[:min(len(got), len(before))]); d != "" {
-		t.Errorf("what was decided before the flood (-want +got):\n%s", d)
+		t.Errorf("the records of decisions from before the flood (-want +got):\n%s", d)
 	}
 	if last := got[len(got)-1].ID; last != uint64(len(before)+112*wave) {
 		t.Errorf("the last ID is %d, want %d", last, len(before)+112*wave)
 	}
-	// A day of decisions pushes out the oldest of those, and no refusal of their half.
+	// Very many decisions push out the oldest decisions, but no refusals.
 	fill(t, s, 60_000, audit.EventGranted)
 	now := mustRecords(t, s, "", "", 0, 200_000)
 	refused := func(rs []audit.Record) (n int) {
@@ -65,17 +65,17 @@ func TestRefusalsPushOutNothingElse(t *testing.T) {
 		return n
 	}
 	if a, b := refused(got), refused(now); a != b || !isRefusal(now[0]) || now[0].ID != got[len(before)].ID {
-		t.Errorf("there were %d refusals and then %d: what is decided has pushed out some", a, b)
+		t.Errorf("there were %d refusals and then %d: decisions have pushed out some", a, b)
 	}
 	if others := len(now) - refused(now); others > 62_500 || others < 37_500 {
-		t.Errorf("%d others are kept, want what refusals do not take", others)
+		t.Errorf("%d others are kept, want all that refusals leave room for", others)
 	}
 	mustClose(t, s)
 }
 
-// What refusals do not take is there for all others; and refusals that come then get
-// their half.
-func TestOthersHaveWhatRefusalsLeave(t *testing.T) {
+// Room that refusals do not use is there for all other records; and refusals that come
+// later still get their half.
+func TestOthersUseRoomThatRefusalsLeave(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), AuditLimit{Records: 800})
 	count := func() (refused, others int) {
 		for _, r := range mustRecords(t, s, "", "", 0, 2000) {
@@ -99,7 +99,7 @@ func TestOthersHaveWhatRefusalsLeave(t *testing.T) {
 	mustClose(t, s)
 }
 
-// The trail is bounded in bytes as well, whatever a commit has.
+// The trail is bounded in bytes as well, however large a commit is.
 func TestPrune(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir, AuditLimit{Bytes: 80_000})
@@ -112,13 +112,13 @@ func TestPrune(t *testing.T) {
 	if len(got) > 80 || len(got) < 60 || got[len(got)-1].ID != 1000 {
 		t.Errorf("%d records of about 1000 bytes are kept, want 60 to 80, with the last", len(got))
 	}
-	// One that alone is too much is kept, as the newest.
+	// A record that exceeds the limit by itself is kept while it is the newest.
 	mustCommit(t, s, Change{Records: []audit.Record{{Reason: strings.Repeat("x", 200_000)}}})
 	if got := mustRecords(t, s, "", "", 0, 1); len(got) != 1 || got[0].ID != 1001 || len(got[0].Reason) != 200_000 {
 		t.Errorf("the newest is %d records, want the one with ID 1001", len(got))
 	}
 	mustClose(t, s)
-	// A lower limit is reached as the trail goes on.
+	// A lower limit takes effect as the trail goes on.
 	s = mustOpen(t, dir, AuditLimit{Records: 8})
 	for range 40 {
 		mustCommit(t, s, Change{Records: make([]audit.Record, 1)})
@@ -129,8 +129,8 @@ func TestPrune(t *testing.T) {
 	mustClose(t, s)
 }
 
-// The work of a commit grows with what it adds, and with nothing else: not with the
-// trail, nor with what is in its way.
+// The work of a commit grows only with what it adds, not with the trail, nor with the
+// records that it pushes out.
 func TestACommitsWork(t *testing.T) {
 	for _, n := range []int{100, 20_000} {
 		dir, remove := quickDir(t)
@@ -152,7 +152,8 @@ func TestACommitsWork(t *testing.T) {
 	}
 }
 
-// Records reads while commits push out what it reads, and gets no part of anything.
+// Records reads while commits push out what it reads, and never returns a part of a
+// record.
 func TestRecordsWhileTheTrailGoesOn(t *testing.T) {
 	dir, remove := quickDir(t)
 	defer remove()
@@ -187,8 +188,8 @@ func TestRecordsWhileTheTrailGoesOn(t *testing.T) {
 	mustClose(t, s)
 }
 
-// A trail that is damaged is read as far as it can be, says what it cannot say, and
-// is written on; the state has nothing to do with that.
+// A damaged trail is read where that is possible, has records that say what cannot be
+// read, and can be continued. The state is not affected.
 func TestADamagedTrail(t *testing.T) {
 	sp := makeSpecimen(t, 30)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -273,11 +274,11 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%d records are kept, want at most %d", len(got.Records), 2*inMemory)
 	}
 	if st, err := m.Load(); err != nil || diff(sorted(State{Grants: none}), sorted(st)) != "" || m.SetAside() != "" {
-		t.Errorf("it says that something was kept: %+v, %v", st, err)
+		t.Errorf("Load says that something was kept: %+v, %v", st, err)
 	}
 }
 
-// TestManyRecords is a trail of a million, of which a start reads the ends alone.
+// TestManyRecords has a trail of a million records, of which a start reads only the ends.
 func TestManyRecords(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 200 MB")
@@ -306,15 +307,15 @@ func TestManyRecords(t *testing.T) {
 		t.Errorf("%d bytes were read to open it, want at most one segment and the state, %d", read.bytes, most)
 	}
 	if got := mustRecords(t, s, "", "", n-5, 100); len(got) != 5 || got[4].ID != n {
-		t.Errorf("got %d of the last 5", len(got))
+		t.Errorf("got %d records, want the last 5", len(got))
 	}
 	step("the last 5")
 	if got := mustRecords(t, s, "", "192.0.2.9", 0, 100); len(got) != 100 {
-		t.Errorf("got %d of one source, want 100", len(got))
+		t.Errorf("got %d records of one source, want 100", len(got))
 	}
 	step("100 of one source")
 	if got := mustRecords(t, s, "another", "", 0, 100); len(got) != 0 {
-		t.Errorf("got %d of a door that has none", len(got))
+		t.Errorf("got %d records of a door that has none", len(got))
 	}
 	step("none of one door")
 	mustCommit(t, s, Change{Records: make([]audit.Record, 1)})

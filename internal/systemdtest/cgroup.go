@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namePrefix begins the names of machines and of their cgroups; the pid of
-// their process and a number follow.
+// namePrefix begins the names of machines and of their cgroups. The pid of the
+// process that started them and a number follow.
 const namePrefix = "doorward-"
 
-// hierarchies are the cgroup mounts in which systemd keeps track of units:
-// cgroup2 alone, or beside version 1's name=systemd.
+// hierarchies returns the cgroup mounts in which systemd tracks units: cgroup2 alone,
+// or cgroup2 and version 1's name=systemd.
 func hierarchies() []string {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return []string{"/sys/fs/cgroup"}
@@ -48,7 +48,7 @@ func makeGroups(name string) ([]string, error) {
 	return groups, nil
 }
 
-// leftGroups are the cgroups of machines whose process is no more.
+// leftGroups returns the cgroups of machines whose process has ended.
 func leftGroups() []string {
 	var left []string
 	for _, h := range hierarchies() {
@@ -66,8 +66,8 @@ func leftGroups() []string {
 	return left
 }
 
-// removeGroups removes cgroups and ends what is in them. The last processes may
-// take a moment to be gone.
+// removeGroups removes cgroups and ends the processes in them, of which the last may
+// take a moment to exit.
 func removeGroups(groups []string) error {
 	for end := time.Now().Add(haltLimit); ; time.Sleep(look) {
 		groups = slices.DeleteFunc(groups, func(g string) bool { return removeGroup(g) == nil })
@@ -80,9 +80,9 @@ func removeGroups(groups []string) error {
 	}
 }
 
-// removeGroup ends what a cgroup and those below it still hold, which is
-// something only when systemd-nspawn was killed, and removes them, innermost
-// first. Only directories can be removed there, cgroups(7).
+// removeGroup ends the processes in a cgroup and in those below it, which there are
+// only if systemd-nspawn was killed, and removes the cgroups, innermost first. Only
+// directories can be removed there, cgroups(7).
 func removeGroup(group string) error {
 	var dirs []string
 	err := filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {

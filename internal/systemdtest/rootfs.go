@@ -14,23 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system that is booted. libpam-systemd is named although openssh-server
-// wants it anyway: polkitd needs a "logind", which is a virtual package, and
-// debootstrap finds no provider of those by itself. openrc is there for its
-// openrc-run only.
+// The system that is booted. libpam-systemd is named since polkitd depends on the
+// virtual package "logind", and debootstrap does not find providers of virtual
+// packages by itself. openrc is there only for its openrc-run.
 const (
 	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2"
-	stamp    = "etc/doorward-test-recipe" // in the tree: what it was made from
+	stamp    = "etc/doorward-test-recipe" // in the tree: the recipe that it was made from
 )
 
 // Suites are the Debian releases that can be booted. The first is the default.
 var Suites = [...]string{"bookworm", "trixie"}
 
-// Managed is the first suite with what Ansible needs of a machine.
+// Managed is the first suite with what Ansible needs on a machine that it manages.
 const Managed = "bookworm+ansible"
 
-// contents are the release of a suite and its packages. From trixie on, openrc cannot
-// be installed beside systemd-sysv.
+// contents returns the release of a suite and the packages to include. From trixie on,
+// openrc cannot be installed beside systemd-sysv.
 func contents(suite string) (release, include string) {
 	switch suite {
 	case "bookworm":
@@ -41,7 +40,7 @@ func contents(suite string) (release, include string) {
 	return suite, packages
 }
 
-// recipe is what the tree of a suite is made from.
+// recipe returns a text that describes how the tree of a suite is made.
 func recipe(suite string) string {
 	release, include := contents(suite)
 	return release + " " + include + "\n"
@@ -57,10 +56,10 @@ func cacheDir() string {
 	return "/var/cache/doorward-test"
 }
 
-// rootfs returns the cached tree of a Debian release, which nobody may write to,
-// and the lock that keeps it from being replaced until that is closed. It makes
-// the tree when there is none, or one of another recipe that no machine uses;
-// processes that want it meanwhile wait.
+// rootfs returns the cached tree of a Debian release, which nobody may write to, and
+// a lock that keeps it from being replaced until the lock is closed. It makes the tree
+// if there is none, or if the one that is there has another recipe and no machine uses
+// it. Other processes that want the tree meanwhile wait.
 func rootfs(ctx context.Context, suite string, logf func(string, ...any)) (string, *os.File, error) {
 	dir := cacheDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -109,13 +108,13 @@ func lock(ctx context.Context, file *os.File, how int) error {
 	}
 }
 
-// usable tells whether root is a whole tree of the suite, by this recipe.
+// usable reports whether root is a complete tree of the suite, made by this recipe.
 func usable(root, suite string) bool {
 	made, err := os.ReadFile(filepath.Join(root, stamp))
 	return err == nil && string(made) == recipe(suite)
 }
 
-// build makes the tree beside its place and moves it there when it is whole.
+// build makes the tree beside its place and moves it there when it is complete.
 func build(ctx context.Context, suite, root string) error {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
@@ -129,9 +128,9 @@ func build(ctx context.Context, suite, root string) error {
 	}
 	defer out.Close()
 	release, include := contents(suite)
-	// In a mount namespace of its own, so that what debootstrap mounts is gone
-	// with it however it ends. Nothing of this machine's environment may leak
-	// in; SYSTEMD_OFFLINE keeps maintainer scripts from its systemd.
+	// debootstrap runs in a mount namespace of its own, so that what it mounts goes
+	// with it, however it ends. Nothing of this machine's environment may leak in;
+	// SYSTEMD_OFFLINE keeps maintainer scripts away from this machine's systemd.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation=private", "--",
 		"debootstrap", "--variant=minbase", "--include="+include, release, tmp)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root",
@@ -151,7 +150,7 @@ func build(ctx context.Context, suite, root string) error {
 	return os.Rename(tmp, root)
 }
 
-// finish takes out what no test needs and signs the tree.
+// finish removes what no test needs, and writes the stamp.
 func finish(tree, suite string) error {
 	debs, err := filepath.Glob(filepath.Join(tree, "var/cache/apt/archives/*.deb"))
 	if err != nil {
@@ -162,14 +161,14 @@ func finish(tree, suite string) error {
 			return err
 		}
 	}
-	// Empty, so that every boot makes an identity of its own, machine-id(5).
+	// Empty, so that every boot makes an ID of its own, machine-id(5).
 	if err := os.WriteFile(filepath.Join(tree, "etc/machine-id"), nil, 0o444); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(tree, stamp), []byte(recipe(suite)), 0o644)
 }
 
-// removeTree removes trees, but nothing that is mounted in them.
+// removeTree removes trees, but nothing on file systems mounted in them.
 func removeTree(ctx context.Context, trees ...string) error {
 	args := append([]string{"-rf", "--one-file-system", "--"}, trees...)
 	if out, err := exec.CommandContext(ctx, "rm", args...).CombinedOutput(); err != nil {

@@ -15,7 +15,7 @@ func TestSuites(t *testing.T) {
 			t.Parallel()
 			m := BootSuite(t, suite, nstest.New(t))
 			if got := m.Run("cat", "/etc/os-release"); !strings.Contains(got, "VERSION_CODENAME="+suite+"\n") {
-				t.Errorf("the machine says it is %s", got)
+				t.Errorf("the machine says that it is %s", got)
 			}
 		})
 	}

@@ -24,7 +24,7 @@ import (
 // several goroutines.
 type System struct {
 	Name    string // its host name
-	PID     int    // of its systemd, as this machine counts
+	PID     int    // of its systemd, in this machine's PID namespace
 	console string // file with the console's output
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when cmd, systemd-nspawn, has ended
@@ -36,26 +36,25 @@ type System struct {
 type Options struct {
 	Suite   string // one of Suites or Managed, "" for the first of those
 	Network string // file that stands for its network namespace
-	Console string // file to be made, for what it writes to its console
-	// Binds are paths of this machine that it sees too, read-only, as "PATH" or
-	// "PATH:PATH-INSIDE".
+	Console string // file to create for what it writes to its console
+	// Binds are paths of this machine that the system sees too, read-only, as
+	// "PATH" or "PATH:PATH-INSIDE".
 	Binds []string
-	Logf  func(format string, args ...any) // is told of what takes long
+	Logf  func(format string, args ...any) // is called before something that takes long
 }
 
 const (
 	bootLimit = 60 * time.Second
-	// haltLimit is how long a machine may take for an orderly end, and again for
-	// a quick one.
+	// haltLimit is how long a machine may take to end after each signal.
 	haltLimit = 10 * time.Second
-	// look is how often a state is asked for that nothing announces.
+	// look is the pause between checks of a state that nothing announces.
 	look = 20 * time.Millisecond
 )
 
 var serial atomic.Int32
 
-// Start boots a system and returns when it is up. It removes what is left of
-// systems whose process was killed.
+// Start boots a system and returns when it is up. Before that, it removes what is left
+// of systems whose process was killed.
 func Start(ctx context.Context, o Options) (*System, error) {
 	root, lock, err := rootfs(ctx, cmp.Or(o.Suite, Suites[0]), o.Logf)
 	if err != nil {
@@ -69,13 +68,13 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	if err := s.await(ctx); err != nil {
-		s.cmd.Process.Kill() // what has not booted cannot end in good order
+		s.cmd.Process.Kill() // a system that has not booted cannot shut down
 		return nil, errors.Join(fmt.Errorf("boot: %w\n%s", err, s.Console()), s.Close())
 	}
 	return s, nil
 }
 
-// start starts the container in a cgroup of its own: two containers in one
+// start starts the container in a cgroup of its own: two containers in the same cgroup
 // would share the cgroups of their units, and end each other's processes.
 func (s *System) start(root string, o Options) (err error) {
 	if err := removeGroups(leftGroups()); err != nil {
@@ -90,10 +89,10 @@ func (s *System) start(root string, o Options) (err error) {
 	}
 	defer out.Close()
 	nspawn := []string{"systemd-nspawn", "--quiet", "--boot", "--machine=" + s.Name, "--directory=" + root,
-		"--read-only", "--volatile=overlay", // several may share the tree; what they write is theirs, in memory
+		"--read-only", "--volatile=overlay", // several systems share the tree; each keeps what it writes in memory
 		"--register=no", "--keep-unit", "--console=pipe", "--network-namespace-path=" + o.Network,
 		"--capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON",
-		// Not on its list of what is allowed, though without risk.
+		// Landlock is not on systemd-nspawn's list of allowed system calls, though it is harmless.
 		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
 		"--resolv-conf=off", "--timezone=off"}
 	for _, b := range o.Binds {
@@ -104,12 +103,12 @@ func (s *System) start(root string, o Options) (err error) {
 	args := append([]string{"-c", script, "sh"}, s.groups...)
 	s.cmd = exec.Command("sh", append(append(args, "--"), nspawn...)...)
 	s.cmd.Stdout, s.cmd.Stderr = out, out
-	// Should this process be killed, systemd-nspawn is too, and the next boot of
-	// any other ends the machine. The signal comes when the thread that started it
-	// ends, prctl(2): so one is kept for that.
+	// If this process is killed, so is systemd-nspawn, and the next boot by any
+	// process ends the machine. The signal is sent when the thread that started
+	// systemd-nspawn ends, prctl(2), so a thread is kept for that.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)
-	go func() { // ends with systemd-nspawn, which Close sees to
+	go func() { // ends with systemd-nspawn, which Close ends
 		defer close(s.done)
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -149,15 +148,15 @@ func (s *System) await(ctx context.Context) error {
 	}
 }
 
-// leader is the pid of the container's systemd, 0 while there is none.
+// leader returns the pid of the container's systemd, or 0 while there is none.
 func (s *System) leader() int { return childWith(s.cmd.Process.Pid, 1) }
 
-// ServicePID is the pid, as this machine counts, of a process that the system's
-// systemd has started and knows by another pid; 0 if there is none.
+// ServicePID returns this machine's pid of a process that the system's systemd has
+// started and that has the pid inside in the system, or 0 if there is none.
 func (s *System) ServicePID(inside int) int { return childWith(s.PID, inside) }
 
-// childWith is the pid of a process's child that has another pid in its own
-// namespace.
+// childWith returns the pid of the child of parent that has the pid inside in its own
+// PID namespace, or 0 if there is none.
 func childWith(parent, inside int) int {
 	pid := strconv.Itoa(parent)
 	raw, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
@@ -171,8 +170,7 @@ func childWith(parent, inside int) int {
 	return 0
 }
 
-// Close shuts the system down, by force when it has to, and removes what was
-// made for it.
+// Close shuts the system down, by force if it must, and removes what was made for it.
 func (s *System) Close() error {
 	err := s.halt()
 	err = errors.Join(err, removeGroups(s.groups))
@@ -183,7 +181,7 @@ func (s *System) halt() error {
 	if s.cmd == nil || s.cmd.Process == nil {
 		return nil // it was never started
 	}
-	// systemd-nspawn(1): SIGTERM is an orderly shutdown, a second one is not.
+	// systemd-nspawn(1): SIGTERM asks for an orderly shutdown, a second one does not.
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM, syscall.SIGKILL} {
 		select {
 		case <-s.done:
@@ -212,7 +210,7 @@ func (s *System) Command(ctx context.Context, name string, args ...string) *exec
 }
 
 // Run runs a program in the system and returns what it printed, on both outputs.
-// The error of a program that fails has its output in it.
+// If the program fails, the error contains its output.
 func (s *System) Run(ctx context.Context, name string, args ...string) (string, error) {
 	out, err := s.Command(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -221,12 +219,12 @@ func (s *System) Run(ctx context.Context, name string, args ...string) (string, 
 	return string(out), err
 }
 
-// Path is where this machine finds a file of that one.
+// Path returns this machine's path of a file in the system.
 func (s *System) Path(inside string) string {
 	return filepath.Join("/proc", strconv.Itoa(s.PID), "root", inside)
 }
 
-// Write writes a file in the system, making its directory.
+// Write writes a file in the system, and makes its directory.
 func (s *System) Write(inside, content string, mode os.FileMode) error {
 	path := s.Path(inside)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -238,7 +236,7 @@ func (s *System) Write(inside, content string, mode os.FileMode) error {
 	return unix.Chmod(path, uint32(mode.Perm())) // whatever the umask is
 }
 
-// Console is what the machine has written to its console so far.
+// Console returns what the system has written to its console so far.
 func (s *System) Console() string {
 	raw, err := os.ReadFile(s.console)
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// Machine is a system of a test: what fails in it fails the test. It is shut
-// down when that ends.
+// Machine is a System of a test: a failure in it fails the test. It is shut down
+// when the test ends.
 type Machine struct {
 	*System
 	t testing.TB
@@ -30,14 +30,14 @@ type Machine struct {
 
 // Boot boots a machine in ns and returns when it is up. Each of binds is a path
 // of this machine that the new one sees too, read-only, as "PATH" or
-// "PATH:PATH-INSIDE". Without root or the programs that it takes, the test is
-// skipped as nstest.Need says.
+// "PATH:PATH-INSIDE". Without root or the necessary programs, the test is skipped,
+// as described at nstest.Need.
 func Boot(t testing.TB, ns *nstest.NS, binds ...string) *Machine {
 	t.Helper()
 	return BootSuite(t, Suites[0], ns, binds...)
 }
 
-// BootSuite is Boot with another system, one of Suites or Managed.
+// BootSuite is Boot for a given suite, one of Suites or Managed.
 func BootSuite(t testing.TB, suite string, ns *nstest.NS, binds ...string) *Machine {
 	t.Helper()
 	nstest.Need(t, "systemd-nspawn", "debootstrap", "unshare", "nsenter", "setpriv")
@@ -58,7 +58,7 @@ func BootSuite(t testing.TB, suite string, ns *nstest.NS, binds ...string) *Mach
 }
 
 // CommandAs is Command as a user of the machine, with that user's groups and
-// no capability.
+// without capabilities.
 func (m *Machine) CommandAs(ctx context.Context, user, name string, args ...string) *exec.Cmd {
 	m.t.Helper()
 	group := strings.TrimSpace(m.Run("id", "-g", user))
@@ -67,8 +67,8 @@ func (m *Machine) CommandAs(ctx context.Context, user, name string, args ...stri
 }
 
 // Run runs a program in the machine and returns what it printed, on both
-// outputs. A non-zero exit fails the test, and so does more than a minute. It
-// works in the test's Cleanup too.
+// outputs. A non-zero exit fails the test, and so does a run of more than a minute.
+// It works in the test's Cleanup functions too.
 func (m *Machine) Run(name string, args ...string) string {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.t.Context()), time.Minute)
@@ -80,7 +80,7 @@ func (m *Machine) Run(name string, args ...string) string {
 	return out
 }
 
-// Write writes a file in the machine, making its directory.
+// Write writes a file in the machine, and makes its directory.
 func (m *Machine) Write(inside, content string, mode os.FileMode) {
 	m.t.Helper()
 	if err := m.System.Write(inside, content, mode); err != nil {
@@ -88,7 +88,8 @@ func (m *Machine) Write(inside, content string, mode os.FileMode) {
 	}
 }
 
-// BusAddress is the D-Bus address of its system bus, for this machine's root.
+// BusAddress returns the D-Bus address of the machine's system bus, which root can use
+// from outside.
 func (m *Machine) BusAddress() string {
 	return "unix:path=" + m.Path("/run/dbus/system_bus_socket")
 }

@@ -27,19 +27,19 @@ func TestMachinesBootSideBySideAndLeaveNothing(t *testing.T) {
 		names = []string{a.Name, b.Name}
 
 		if got := a.Run("cat", "/brought"); got != "from outside" {
-			t.Errorf("bound file holds %q", got)
+			t.Errorf("the bound file has %q", got)
 		}
 		a.Write("/etc/mine", "a", 0o600)
 		if _, err := os.Stat(b.Path("/etc/mine")); err == nil {
-			t.Error("what one machine writes is seen by the other")
+			t.Error("one machine sees what the other has written")
 		}
 		if got := a.Run("stat", "-c", "%a", "/etc/mine"); got != "600\n" {
-			t.Errorf("mode of a written file is %q", got)
+			t.Errorf("the mode of a written file is %q", got)
 		}
 		if !strings.Contains(ns.Run("ss", "-Hltn", "sport = :22"), ":22") {
-			t.Error("its sshd does not listen in the namespace that it was given")
+			t.Error("the machine's sshd does not listen in the namespace that it was given")
 		}
-		// Units of the same name do not touch each other.
+		// Units of the same name do not affect each other.
 		a.Run("systemctl", "kill", "--signal=KILL", "--kill-whom=all", "ssh.service")
 		if got := b.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
 			t.Errorf("ssh.service of the other machine is %q", got)
@@ -61,7 +61,7 @@ func TestMachinesBootSideBySideAndLeaveNothing(t *testing.T) {
 	}
 }
 
-// childEnv makes TestKilledTestsMachineIsEnded the test that is killed.
+// childEnv, if set, makes TestKilledTestsMachineIsEnded the test that is killed.
 const childEnv = "DOORWARD_SYSTEMDTEST_CHILD"
 
 func TestKilledTestsMachineIsEnded(t *testing.T) {

@@ -1,20 +1,20 @@
-// Package tape turns the bytes that a fuzz target is handed into choices, so
-// that the fuzzer's coverage leads it through what they stand for: rules, steps,
-// messages. One byte is one small choice and nothing is looked back at, so that
-// a changed byte changes one choice and leaves the others. It is for tests.
+// Package tape turns the input of a fuzz target into choices, so that coverage
+// guides the fuzzer through what the choices stand for: rules, steps, messages. A
+// small choice takes one byte and no byte is read twice, so that a changed byte changes
+// one choice and leaves the others as they are. It is for tests.
 package tape
 
-// Tape is read from its beginning. At its end every choice is the first one.
-// It is not safe for concurrent use.
+// Tape is read from its beginning to its end, after which every choice is the first
+// possible one. It is not safe for concurrent use.
 type Tape struct{ b []byte }
 
-// New returns a tape of b, which it does not change.
+// New returns a tape of b, which is never changed.
 func New(b []byte) *Tape { return &Tape{b} }
 
-// More says whether bytes are left.
+// More reports whether bytes are left.
 func (t *Tape) More() bool { return len(t.b) > 0 }
 
-// Byte is the next byte.
+// Byte returns the next byte, or 0 at the end.
 func (t *Tape) Byte() byte {
 	if len(t.b) == 0 {
 		return 0
@@ -24,7 +24,7 @@ func (t *Tape) Byte() byte {
 	return b
 }
 
-// Bytes is the next n bytes, fewer where fewer are left.
+// Bytes returns the next n bytes, or as many as are left.
 func (t *Tape) Bytes(n int) []byte {
 	n = min(n, len(t.b))
 	b := t.b[:n:n]
@@ -32,7 +32,7 @@ func (t *Tape) Bytes(n int) []byte {
 	return b
 }
 
-// Below chooses a number from 0 to n-1. It takes as many bytes as n-1 has.
+// Below chooses a number from 0 to n-1. It reads as many bytes as n-1 has.
 func (t *Tape) Below(n int) int {
 	v := 0
 	for most := n - 1; most > 0; most >>= 8 {
@@ -41,8 +41,8 @@ func (t *Tape) Below(n int) int {
 	return v % n
 }
 
-// Bool chooses.
+// Bool chooses true or false.
 func (t *Tape) Bool() bool { return t.Byte()%2 == 1 }
 
-// Of chooses one of list, which is not empty.
+// Of chooses an element of list, which must not be empty.
 func Of[T any](t *Tape, list []T) T { return list[t.Below(len(list))] }

@@ -1,10 +1,11 @@
-// Package turns has the calls of one user that knock on one gateway do so one at a
-// time. Calls at the same time (ssh by ansible, git, editors) would knock in each
-// other's middle; whoever has waited meanwhile can ask first whether the door is open.
+// Package turns makes the calls of one user that knock on one gateway do so one at a
+// time. Simultaneous calls (of ssh by ansible, git or editors) would get in the way of
+// each other's knocks; and a call that has waited for its turn can first check whether
+// the door is open already.
 //
-// They meet in files of the user's own, which have no knock in them: their name is made
-// from the gateway's, and beside the lock stands which port opened when, at which
-// addresses. That is believed as far as that the port is asked.
+// Calls meet in files of the user's own, which do not contain the knock: their names are
+// made from the gateway's, and one beside the lock says which port opened when, at which
+// addresses. Because of it a call only tries the port before it knocks.
 package turns
 
 import (
@@ -27,10 +28,10 @@ import (
 )
 
 const (
-	// sharedFor is how long a knock that has opened the door does for other
-	// calls too. It is short: what follows must get in before the grant ends.
+	// sharedFor is how long a knock that has opened the door also serves other
+	// calls. It is short: they must get in before the grant ends.
 	sharedFor = 3 * time.Second
-	// poll is how often a lock is tried that another call holds.
+	// poll is how often Take tries a lock that another call holds.
 	poll = 20 * time.Millisecond
 )
 
@@ -41,9 +42,9 @@ type Turn struct {
 	last string // path of the file that says what opened last
 }
 
-// Take waits until no other call knocks on the gateway host, whose files are in a
-// directory that Directory has returned. Where it cannot wait, or not before ctx ends,
-// it returns nil and why: interleaved knocks are a nuisance, and no reason not to knock.
+// Take waits until no other call knocks on the gateway host. dir is for its files, as
+// returned by Directory. If Take cannot wait, or ctx ends first, it returns nil and why:
+// interleaved knocks are a nuisance, but no reason not to knock.
 func Take(ctx context.Context, dir, host string) (*Turn, error) {
 	name := sha256.Sum256([]byte(strings.ToLower(host)))
 	path := filepath.Join(dir, hex.EncodeToString(name[:8]))
@@ -54,8 +55,8 @@ func Take(ctx context.Context, dir, host string) (*Turn, error) {
 	return t, nil
 }
 
-// Directory returns the directory for the files below base, which it makes if need be.
-// It is the user's own: others could keep them from knocking in a shared one.
+// Directory returns the directory for the files, below base, and makes it if need be.
+// It must be the user's own: in a shared one, others could keep them from knocking.
 func Directory(base string) (string, error) {
 	dir := filepath.Join(base, "doorward")
 	for _, d := range []string{base, dir} {
@@ -73,19 +74,19 @@ func (t *Turn) Release() {
 	}
 }
 
-// Opened is what the last call left that opened the door just now.
+// Opened is what the last call wrote if it opened the door just now.
 type Opened struct {
-	At []visit.Attempt // the addresses, none when there was no such call
-	// Alone says that the knock opened to one connection only, so that every call
-	// must knock for itself.
+	At []visit.Attempt // the addresses, none if there was no such call
+	// Alone says that the knock opened the door to one connection only, so that every
+	// call must knock for itself.
 	Alone bool
 }
 
-// alone and shared are the words for it.
+// alone and shared are how the file says whether Opened.Alone is set.
 const alone, shared = "alone", "shared"
 
 // Write writes down that a port has opened at the knocked addresses, for one
-// connection or for all.
+// connection only or for all.
 func (t *Turn) Write(now time.Time, port uint16, one bool, knocked []visit.Attempt) {
 	if t == nil {
 		return
@@ -97,12 +98,12 @@ func (t *Turn) Write(now time.Time, port uint16, one bool, knocked []visit.Attem
 	for _, at := range knocked {
 		words = append(words, at.Address.String())
 	}
-	// Without it the others knock themselves.
+	// If this fails the others knock for themselves.
 	_ = os.WriteFile(t.last, []byte(strings.Join(words, " ")+"\n"), 0o600)
 }
 
-// Read returns what was written about those of addrs at which the port has just
-// opened. A stamp from the future is none: the clock was set.
+// Read returns at which of the addresses the port has just opened, according to what was
+// written. A time in the future does not count: the clock was set.
 func (t *Turn) Read(now time.Time, port uint16, families [][]netip.Addr) (last Opened) {
 	if t == nil {
 		return last

@@ -10,8 +10,8 @@ import (
 	"github.com/doorward/doorward/internal/visit"
 )
 
-// One call has its turn at a time, whatever way the gateway's name is written; those at
-// another gateway have theirs meanwhile.
+// One call has its turn at a time, whether the gateway's name is in upper or lower case;
+// calls at another gateway have theirs meanwhile.
 func TestOneCallAtATime(t *testing.T) {
 	dir, err := Directory(t.TempDir())
 	if err != nil {
@@ -39,8 +39,8 @@ func TestOneCallAtATime(t *testing.T) {
 	second.Release()
 }
 
-// What opened is believed for a moment, at its port and its addresses, and not if it is
-// yet to come: the clock was set. Without a turn there is nothing to believe.
+// What opened is remembered for a moment, for its port and its addresses, but not if its
+// time is in the future. A nil Turn remembers nothing.
 func TestWhatOpenedJustNow(t *testing.T) {
 	dir, err := Directory(t.TempDir())
 	if err != nil {

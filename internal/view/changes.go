@@ -10,12 +10,12 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// Changes writes a line for each thing that a snapshot changed. The zero value has seen
-// nothing, so that the first snapshot is written whole.
+// Changes writes what differs from one snapshot to the next. The zero value has seen no
+// snapshot, so that the first is written completely.
 type Changes struct{ before map[string]string }
 
-// Lines returns what differs from the snapshot before, a line each with its line feed;
-// "" for nothing. now is the time, in the zone in which it is told.
+// Lines returns what differs from the snapshot before, on a line each; "" for nothing.
+// now is the time, in the zone in which it is shown.
 func (c *Changes) Lines(s control.Status, now time.Time) string {
 	after := map[string]string{}
 	var order []string
@@ -34,10 +34,10 @@ func (c *Changes) Lines(s control.Status, now time.Time) string {
 		note("pending", "pending: "+numbered(s.Pending.ID)+" goes back at "+output.Clock(s.Pending.Until, now)+" unless kept")
 	}
 	if s.ConfigHash != "" {
-		note("configuration", "configuration: in use is "+shortHash(s.ConfigHash))
+		note("configuration", "configuration: "+shortHash(s.ConfigHash)+" is in use")
 	}
 	if s.ConfigDiffers {
-		note("file", "configuration: the file says something else than what is in use")
+		note("file", "configuration: the file is not the same as what is in use")
 	}
 	for _, d := range s.Doors {
 		note("door "+d.Name, doorLine(d))
@@ -62,7 +62,7 @@ func (c *Changes) Lines(s control.Status, now time.Time) string {
 	return b.String()
 }
 
-// doorLine says how a door is, without anything that changes by time alone.
+// doorLine returns a door's state in a line, without anything that changes with time alone.
 func doorLine(d control.Door) string {
 	line := fmt.Sprintf("%s %s, %s, %s, %s", output.Text(d.Name), output.Text(d.State), output.Counted(max(d.GrantsTotal, len(d.Grants)), "grant"),
 		output.Counted(max(d.PenaltiesTotal, len(d.Penalties)), "penalty"), output.Counted(d.Sessions, "session"))

@@ -8,8 +8,9 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// Explanation is what an address would meet, as lines. notLooked is why other
-// firewalls were not looked at, and on a second line what to type; "" if they were.
+// Explanation returns what a connection from an address would meet, as lines. notLooked
+// is why other firewalls were not looked at and, on a second line, what to type; "" if
+// they were.
 func (v View) Explanation(x control.Explanation, notLooked string) []string {
 	var all []string
 	if p := x.Pending; p != nil {
@@ -24,7 +25,7 @@ func (v View) Explanation(x control.Explanation, notLooked string) []string {
 		all = append(all, "no doors", "")
 	}
 	if x.Unread != "" {
-		all = append(all, output.Wrap("refusals are not told: "+output.Text(x.Unread), v.Width)...)
+		all = append(all, output.Wrap("refusals are not shown: "+output.Text(x.Unread), v.Width)...)
 	}
 	if why, hint, _ := strings.Cut(notLooked, "\n"); why != "" {
 		all = append(all, output.Wrap("rules of other firewalls were not looked at: "+output.Text(why), v.Width)...)
@@ -35,7 +36,7 @@ func (v View) Explanation(x control.Explanation, notLooked string) []string {
 	return append(all, v.Styles.Faint.Render("at "+v.Now.Format("2006-01-02 15:04:05 MST")))
 }
 
-// cover says what lets the source in.
+// cover returns what lets the source in, in words.
 func (v View) cover(c control.Cover) string {
 	source := output.Text(c.Source)
 	if source == "any" {
@@ -55,7 +56,7 @@ func (v View) cover(c control.Cover) string {
 }
 
 func (v View) explained(source string, d control.ExplainedFor) []string {
-	says, style := "it cannot be told whether %s gets in", v.Styles.Warn
+	says, style := "it is not known whether %s gets in", v.Styles.Warn
 	switch {
 	case d.GetsIn != nil && *d.GetsIn:
 		says, style = "%s gets in", v.Styles.Good

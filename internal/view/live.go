@@ -13,30 +13,30 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// Snapshot tells a Live how things stand now.
+// Snapshot is the message that brings a Live a new status.
 type Snapshot control.Status
 
-// Gone tells a Live that the daemon went, and why.
+// Gone is the message that the daemon has gone away, and why.
 type Gone struct{ Err error }
 
-// Tick tells a model that a second has passed.
+// Tick is the message that a second has passed.
 type Tick struct{}
 
 // Live is the model of a status that is kept up to date on a terminal. It is sent a
 // Snapshot for each change, and Gone when there will be no more until the daemon is
-// back, which it shows.
+// back, which Live then shows.
 type Live struct {
 	styles        output.Styles
 	clock         func() time.Time
 	detail        bool
-	status        *control.Status // nil before the first
+	status        *control.Status // the latest, nil before the first
 	gone          error
 	width, height int // of the terminal, 0 before it is known
 	top           int // the first line shown
 }
 
-// NewLive returns a Live; clock is the time, in the zone in which times are told, and
-// detail as View's.
+// NewLive returns a Live. clock returns the time, in the zone in which times are shown;
+// detail is as in View.
 func NewLive(styles output.Styles, clock func() time.Time, detail bool) Live {
 	return Live{styles: styles, clock: clock, detail: detail}
 }
@@ -44,12 +44,12 @@ func NewLive(styles output.Styles, clock func() time.Time, detail bool) Live {
 // Init starts the clock.
 func (m Live) Init() tea.Cmd { return NextTick() }
 
-// NextTick brings a Tick at the turn of the second.
+// NextTick sends a Tick when the next second begins.
 func NextTick() tea.Cmd {
 	return tea.Every(time.Second, func(time.Time) tea.Msg { return Tick{} })
 }
 
-// Update takes in what happened.
+// Update handles a message.
 func (m Live) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
@@ -91,10 +91,11 @@ func (m Live) key(key string) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-// room is how many lines there are for what scrolls below the head.
+// room returns how many lines there are below the head, for what scrolls.
 func (m Live) room(head []string) int { return max(1, m.height-len(head)-1) }
 
-// View draws a title line, what is always seen, and as much of the rest as fits.
+// View draws a title line, what always stays on the screen, and as much of the rest as
+// fits.
 func (m Live) View() tea.View {
 	now := m.clock()
 	head, lines := m.parts()
@@ -115,8 +116,9 @@ func (m Live) View() tea.View {
 	return v
 }
 
-// parts is the status as lines no wider than the screen: those that are always seen,
-// that the daemon has gone and whether the doors are guarded, and those that scroll.
+// parts returns the status as lines no wider than the screen: head, which always stays on
+// the screen, says whether the doors are guarded or that the daemon has gone; body
+// scrolls.
 func (m Live) parts() (head, body []string) {
 	v := View{Styles: m.styles, Now: m.clock(), Width: m.width, Detail: m.detail}
 	if m.gone != nil {
@@ -133,13 +135,13 @@ func (m Live) parts() (head, body []string) {
 		head, body = v.guarded(*s), v.body(*s)
 	}
 	head, body = m.broken(append(head, "")), m.broken(body)
-	if m.height > 0 && len(head) > m.height/2 { // on a very small screen all scrolls
+	if m.height > 0 && len(head) > m.height/2 { // on a very small screen everything scrolls
 		return nil, append(head, body...)
 	}
 	return head, body
 }
 
-// broken breaks the lines that a word makes wider than the screen.
+// broken breaks the lines that are wider than the screen because of a long word.
 func (m Live) broken(lines []string) []string {
 	if m.width <= 0 {
 		return lines

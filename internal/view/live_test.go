@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// TestLiveView has the view's reaction to time, size and keys, without a
+// TestLiveView checks how the view reacts to time, size and keys, without a
 // terminal.
 func TestLiveView(t *testing.T) {
 	now := noon
@@ -37,7 +37,7 @@ func TestLiveView(t *testing.T) {
 	wantLine(show(Tick{}), "ssh     192.0.2.7        23s     -      touch")
 	lines := show(Gone{errors.New("the daemon is gone")})
 	wantLine(lines, "the daemon is gone: trying again")
-	wantLine(lines, "this is how things stood at 2026-11-24 11:59:00 UTC") // and not that the doors are guarded now
+	wantLine(lines, "this is how things stood at 2026-11-24 11:59:00 UTC") // not whether the doors are guarded, which is not known
 	wantLine(show(Snapshot(guarded())), "doorward status  12:00:05 UTC  q quits")
 
 	lines = show(tea.WindowSizeMsg{Width: 40, Height: 10})
@@ -51,7 +51,7 @@ func TestLiveView(t *testing.T) {
 	down := tea.KeyPressMsg{Code: tea.KeyDown}
 	lines = show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down)
 	wantLine(lines, "doorward status  12:00:05 UTC  3 to 8 of 22  q quits, arrows scroll")
-	wantLine(lines, "guarded: yes") // wherever one looks
+	wantLine(lines, "guarded: yes") // wherever one has scrolled to
 	lines = show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down)
 	wantLine(lines, "doorwardd 0.1.0 up")
 	wantLine(lines, "guarded: yes")

@@ -8,8 +8,8 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// sessions lists who is in by doors, the latest first: from where, since when, as
-// whom, and what let them in.
+// sessions lists the sessions that came in by doors, the latest first: from where, since
+// when, as which user, and what let them in.
 func (v View) sessions(doors []control.Door) []string {
 	var rows [][]string
 	total := 0
@@ -26,7 +26,7 @@ func (v View) sessions(doors []control.Door) []string {
 	return v.list([]string{"SESSIONS", "SOURCE", "SINCE", "USER", "LET IN BY"}, rows, total)
 }
 
-// remoteOf is a session's other end: "192.0.2.7:40022", "[2001:db8::7]:40022".
+// remoteOf returns a session's other end: "192.0.2.7:40022", "[2001:db8::7]:40022".
 func remoteOf(s control.Session) string {
 	a, err := netip.ParseAddr(s.Source)
 	if err != nil {
@@ -35,7 +35,7 @@ func remoteOf(s control.Session) string {
 	return netip.AddrPortFrom(a, s.Port).String()
 }
 
-// letIn says what let a session in, on whose word and when: "touch at 14:02:09",
+// letIn says what let a session in, and when: "touch at 14:02:09",
 // "operator alice (uid 1000) at 14:02:09, for any", "always (192.0.2.0/24)".
 func (v View) letIn(s control.Session) string {
 	g := s.Grant

@@ -34,6 +34,6 @@ and 3 more`
 		t.Errorf("(-want +got):\n%s", d)
 	}
 	if got := v.sessions([]control.Door{{Name: "web"}}); got != nil {
-		t.Errorf("nobody is in, and it says %q", got)
+		t.Errorf("without sessions: got %q, want nothing", got)
 	}
 }

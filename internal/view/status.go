@@ -1,6 +1,6 @@
-// Package view writes what the daemon knows for people: the status, once or live on a
-// terminal, the changes of it, who gets in where, and the audit trail. It asks nobody,
-// and has no clock but what it is given.
+// Package view writes what the daemon knows for people: its status, once or live on a
+// terminal, the changes of the status, who gets in where, and the audit trail. It asks
+// nobody, and has no clock but the one it is given.
 package view
 
 import (
@@ -15,23 +15,23 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// View writes for people. Times are counted from Now and not from the snapshot, which
-// is as old as the last change.
+// View writes for people. Spans of time are counted from Now, not from the snapshot's
+// time, since the snapshot is as old as the last change.
 type View struct {
 	Styles output.Styles
-	Now    time.Time // in the zone in which times are told
-	Width  int       // in which lines are to fit; 0: as long as they are
-	Detail bool      // one door and all about it; otherwise long lists are cut
+	Now    time.Time // in the zone in which times are shown
+	Width  int       // how wide lines may be; 0 for no limit
+	Detail bool      // all about a single door; otherwise long lists are cut
 }
 
 // shortList is how many grants, penalties or refusals an overview shows.
 const shortList = 20
 
-// Status returns the snapshot as lines: whether the doors are guarded, what needs acting
-// on, and how things stand.
+// Status returns the snapshot as lines: whether the doors are guarded, what an operator
+// should act on, and the state of everything.
 func (v View) Status(s control.Status) []string { return append(v.guarded(s), v.body(s)...) }
 
-// body is what stands below whether the doors are guarded.
+// body returns all but the first lines of Status, which say whether the doors are guarded.
 func (v View) body(s control.Status) []string {
 	all := append(v.alarms(s), v.configuration(s)...)
 	all = append(all, "")
@@ -86,7 +86,8 @@ func unguarded(s control.Status) (why string, no bool) {
 	return "", false
 }
 
-// alarms is what an operator should act on, but for what is said already.
+// alarms returns what an operator should act on, except what the lines of guarded say
+// already.
 func (v View) alarms(s control.Status) []string {
 	why, _ := unguarded(s)
 	said := []string{why}
@@ -107,7 +108,8 @@ func (v View) alarms(s control.Status) []string {
 	return lines
 }
 
-// configuration is which one is in use, and for how long.
+// configuration returns which configuration is in use, and whether another waits, was
+// rolled back, or is in the file.
 func (v View) configuration(s control.Status) []string {
 	var lines []string
 	if s.Pending != nil {
@@ -119,23 +121,23 @@ func (v View) configuration(s control.Status) []string {
 	}
 	text := output.Text(s.Config)
 	if s.ConfigHash != "" {
-		text += ", in use is " + shortHash(s.ConfigHash)
+		text += ", " + shortHash(s.ConfigHash) + " is in use"
 	}
 	lines = append(lines, output.Hang("configuration: ", text, v.Width)...)
 	if s.ConfigDiffers {
 		lines = append(lines, v.styled(v.Styles.Warn.Render, append(output.Hang("configuration: ",
-			"the file says something else than what is in use", v.Width), "               > doorward diff"))...)
+			"the file is not the same as what is in use", v.Width), "               > doorward diff"))...)
 	}
 	return lines
 }
 
-// pendingLines tell of a configuration that waits to be confirmed.
+// pendingLines returns lines about a configuration that waits to be confirmed.
 func (v View) pendingLines(p *control.Pending) []string {
 	return v.styled(v.Styles.Warn.Render, append(output.Hang("pending: ", fmt.Sprintf("%s, applied by %s, goes back at %s unless it is kept",
 		numbered(p.ID), output.Text(p.By), v.until(p.Until)), v.Width), "         > doorward apply --keep"))
 }
 
-// numbered is what a configuration that waits or waited is called.
+// numbered names a configuration that waits to be confirmed, or did.
 func numbered(id uint64) string {
 	if id == 0 {
 		return "a configuration"
@@ -143,16 +145,16 @@ func numbered(id uint64) string {
 	return fmt.Sprintf("configuration %d", id)
 }
 
-// shortHash is as much of a hash as people compare.
+// shortHash returns as much of a hash as people compare.
 func shortHash(hash string) string { return output.Text(hash[:min(len(hash), 12)]) }
 
-// until writes a moment to come, and how long that takes.
+// until returns a time to come, and how far away it is.
 func (v View) until(t time.Time) string {
 	return fmt.Sprintf("%s (%s)", output.Clock(t, v.Now), output.Spell(t.Sub(v.Now)))
 }
 
-// doors is how each door stands. Where there is no room for all that is told of one,
-// services are called by their names alone.
+// doors returns a table of the doors. If it is too wide, services are named without
+// ".service".
 func (v View) doors(doors []control.Door) []string {
 	if len(doors) == 0 {
 		return []string{"no doors"}
@@ -184,8 +186,8 @@ func (v View) doors(doors []control.Door) []string {
 	return v.table(head, short)
 }
 
-// why says why a door is as it is. Of a failsafe there is a warning, with each place
-// of logins and what to do.
+// why returns why a door is in its state. It is short for a failsafe, about which there
+// is a warning with all the details.
 func why(d control.Door) string {
 	if d.State != control.StateFailsafe {
 		return d.Reason
@@ -206,7 +208,7 @@ func (v View) state(state string) string {
 	return output.Text(state)
 }
 
-// since writes when something began, and how long ago.
+// since returns when something began, and how long ago that was.
 func (v View) since(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -226,7 +228,7 @@ func (v View) service(d control.Door) string {
 	return output.Text(d.Service) + " is down"
 }
 
-// about is what the overview has no room for.
+// about returns what the overview has no room for.
 func (v View) about(d control.Door) []string {
 	seen := "nobody yet"
 	if d.LastSeen != nil {
@@ -246,7 +248,7 @@ func (v View) about(d control.Door) []string {
 	return lines
 }
 
-// grants lists who may come in: those who never need to knock first.
+// grants lists who may come in, beginning with those who never need to knock.
 func (v View) grants(doors []control.Door) []string {
 	var rows [][]string
 	total := 0
@@ -281,13 +283,13 @@ func (v View) penalties(doors []control.Door) []string {
 	return v.list([]string{"PENALTIES", "SOURCE", "LEFT", "WHY"}, rows, total)
 }
 
-// guesses tells how many knocks were refused lately, and from where most of them came.
+// guesses lists how many knocks were refused lately, and from where most of them came.
 func (v View) guesses(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
 		g := d.Guesses
 		text := v.guessed(g.Day, 24*time.Hour, "day")
-		if !g.Hour.Since.Equal(g.Day.Since) { // else both are since the daemon counts
+		if !g.Hour.Since.Equal(g.Day.Since) { // otherwise both begin with the daemon's first count
 			text = v.guessed(g.Hour, time.Hour, "hour") + "; " + text
 		}
 		if g.Day.Refused > 0 {
@@ -297,7 +299,8 @@ func (v View) guesses(doors []control.Door) []string {
 	return v.list([]string{"GUESSES", "REFUSED KNOCKS"}, rows, len(rows))
 }
 
-// guessed tells of one span: the last hour, say, or since the daemon counts.
+// guessed returns the refused knocks of one span in words. If the daemon has counted for
+// less than the span, it says since when.
 func (v View) guessed(g control.GuessesOf, span time.Duration, name string) string {
 	when := "in the last " + name
 	if v.Now.Sub(g.Since) < span {
@@ -325,7 +328,7 @@ func (v View) guessed(g control.GuessesOf, span time.Duration, name string) stri
 	return text + " (" + strings.Join(from, ", ") + ")"
 }
 
-// thousands writes a number as people read it: 1,530.
+// thousands returns a number with commas: 1,530.
 func thousands(n uint64) string {
 	s := strconv.FormatUint(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -334,7 +337,7 @@ func thousands(n uint64) string {
 	return s
 }
 
-// refusals lists those of all doors, newest first.
+// refusals lists the latest refusals of all doors, newest first.
 func (v View) refusals(doors []control.Door) []string {
 	var last []audit.Record
 	for _, d := range doors {
@@ -348,8 +351,8 @@ func (v View) refusals(doors []control.Door) []string {
 	return v.list([]string{"REFUSALS", "SOURCE", "TIME", "WHY"}, rows, len(rows))
 }
 
-// list returns a table of rows, cut short in an overview, nothing for none. There are
-// so many in total, of which the daemon may have listed the latest only.
+// list returns a table of rows, cut short in an overview; nothing for no rows. total is
+// how many there are, of which the daemon may have listed only the latest.
 func (v View) list(head []string, rows [][]string, total int) []string {
 	if len(rows) == 0 {
 		return nil
@@ -369,7 +372,7 @@ func (v View) list(head []string, rows [][]string, total int) []string {
 	return lines
 }
 
-// footer says what the figures above come from.
+// footer says which daemon the figures come from, and when.
 func (v View) footer(s control.Status) string {
 	return fmt.Sprintf("doorwardd %s up %s, at %s", output.Text(s.Version), output.Spell(v.Now.Sub(s.Started)), v.Now.Format("2006-01-02 15:04:05 MST"))
 }

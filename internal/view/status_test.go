@@ -24,7 +24,7 @@ var noon = controltest.Noon
 
 func after(d time.Duration) *time.Time { return new(noon.Add(d)) }
 
-// guarded is a snapshot with something everywhere.
+// guarded returns a snapshot with a value in nearly every field.
 func guarded() control.Status { return controltest.Guarded() }
 
 // golden compares got with a file of testdata/golden; UPDATE_GOLDEN=1 writes it.
@@ -45,7 +45,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// busy is a snapshot of a bad night: with everything that a view has to tell, and
+// busy returns a snapshot of a bad night: with everything that a view can show, and
 // words of every length.
 func busy() control.Status {
 	s := guarded()
@@ -71,7 +71,7 @@ func busy() control.Status {
 	return s
 }
 
-// TestStatusOnATerminal holds what a terminal shows to golden files.
+// TestStatusOnATerminal compares what a terminal shows with golden files.
 func TestStatusOnATerminal(t *testing.T) {
 	for _, width := range []int{40, 80, 120} {
 		v := View{Now: noon, Width: width}
@@ -82,8 +82,8 @@ func TestStatusOnATerminal(t *testing.T) {
 	golden(t, "status_80_door.txt", strings.Join(View{Now: noon, Width: 80, Detail: true}.Status(one), "\n")+"\n")
 }
 
-// However narrow a terminal is, no line is wider that could be broken at a word, and no
-// word is lost but those of titles: what there is to say is said.
+// However narrow a terminal is, no line is wider if it could be broken at a word, and no
+// word is lost but those of titles.
 func TestStatusFitsAndSaysAll(t *testing.T) {
 	s := busy()
 	for range 30 {
@@ -116,13 +116,14 @@ func TestStatusFitsAndSaysAll(t *testing.T) {
 		told := words(lines)
 		for w := range all {
 			if !told[w] && !slices.Contains([]string{"why", "sessions", "by", "given", "refused", "knocks", "-"}, w) {
-				t.Errorf("%d columns: %q is not told", width, w)
+				t.Errorf("%d columns: %q is not shown", width, w)
 			}
 		}
 	}
 }
 
-// The first line says whether the doors are guarded, whoever knows that they are not.
+// The first line says whether the doors are guarded, however the snapshot says that they
+// are not.
 func TestGuardedComesFirst(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -162,7 +163,7 @@ func TestAlarmsSayThingsOnce(t *testing.T) {
 	}
 }
 
-// Since when is counted is said where that is later than the span, and once.
+// If the daemon has counted for less than a span, it says since when, and only once.
 func TestGuesses(t *testing.T) {
 	of := func(since time.Duration, n uint64) control.GuessesOf {
 		g := control.GuessesOf{Since: noon.Add(-since), Refused: n}
@@ -194,7 +195,7 @@ func TestGuesses(t *testing.T) {
 	}
 }
 
-// In a small terminal the watch shows whole what does not fit, and scrolls through it.
+// In a small terminal one can scroll through all that does not fit.
 func TestLiveViewShowsAll(t *testing.T) {
 	s := busy()
 	s.Doors[1].Reason = strings.Repeat("word ", 40) + strings.Repeat("long", 30)

@@ -8,16 +8,16 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-// Where a table's last cell, which is text, stands.
+// Where a table's last cell, which is text, is written.
 const (
-	leastText  = 28 // columns that it takes to be wrapped beside the others
-	textIndent = 4  // where it stands below them
+	leastText  = 28 // the least width in which it is wrapped beside the others
+	textIndent = 4  // its indent below the others
 )
 
-// table returns rows as lines under a title line, no wider than the view as far as
-// words allow it. Where the whole rows are wider, the last cell is wrapped in its
-// column; where there is no room for one, it stands below its row; and where the others
-// alone are too wide, each row is a list.
+// table returns rows as lines under a title line, no wider than the view unless a word
+// is. If whole rows are wider, the last cell is wrapped in its column; if that has too
+// little room, it is below its row; and if the other cells alone are too wide, each row
+// is a list.
 func (v View) table(head []string, rows [][]string) []string {
 	c, others, longest := measured(head, rows)
 	switch {
@@ -31,14 +31,14 @@ func (v View) table(head []string, rows [][]string) []string {
 	return v.lists(head, rows)
 }
 
-// fits says whether all cells of the rows but the last stand beside each other.
+// fits reports whether all cells of the rows but the last fit beside each other.
 func (v View) fits(head []string, rows [][]string) bool {
 	_, others, _ := measured(head, rows)
 	return v.Width == 0 || others-2 <= v.Width
 }
 
-// measured is the output.Columns that rows are set in, how wide all cells but the last are with
-// the space after each, and how wide the last is at the most.
+// measured returns the columns for rows, how wide all cells but the last are with the
+// space after each, and how wide the longest last cell is.
 func measured(head []string, rows [][]string) (c *output.Columns, others, longest int) {
 	c = &output.Columns{}
 	c.Fit(head...)
@@ -50,8 +50,8 @@ func measured(head []string, rows [][]string) (c *output.Columns, others, longes
 	return c, c.Others(), longest
 }
 
-// rows are those of a table whose last cell is wrapped behind an indent: beside the
-// others, or, if the head does not have it, below them.
+// rows returns the lines of a table whose last cell is wrapped after an indent: beside the
+// others, or below them if it has no title in head.
 func (v View) rows(c *output.Columns, head []string, rows [][]string, indent int) []string {
 	lines := []string{v.Styles.Title.Render(c.Line(head...))}
 	for _, row := range rows {
@@ -72,7 +72,7 @@ func (v View) rows(c *output.Columns, head []string, rows [][]string, indent int
 	return lines
 }
 
-// lists are rows as a list each, of what their cells are called and say.
+// lists returns each row as a list of its cells and their titles.
 func (v View) lists(head []string, rows [][]string) []string {
 	lines := []string{v.Styles.Title.Render(head[0])}
 	var c output.Columns
@@ -93,7 +93,7 @@ func (v View) lists(head []string, rows [][]string) []string {
 	return lines
 }
 
-// narrower is the view with some columns less.
+// narrower returns the view with a smaller width.
 func (v View) narrower(by int) View {
 	if v.Width > 0 {
 		v.Width = max(1, v.Width-by)
@@ -101,7 +101,7 @@ func (v View) narrower(by int) View {
 	return v
 }
 
-// styled has each of the lines in a style.
+// styled renders each of the lines in a style.
 func (v View) styled(style func(...string) string, lines []string) []string {
 	for i := range lines {
 		lines[i] = style(lines[i])

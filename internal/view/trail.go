@@ -28,13 +28,13 @@ type Trail struct {
 // otherwise columns grow as they must.
 func NewTrail(w io.Writer, styles output.Styles, zone *time.Location, width int, hold bool) *Trail {
 	t := &Trail{w: w, styles: styles, zone: zone, width: width, hold: hold}
-	if !hold { // what comes is not known: room for the usual
+	if !hold { // what will come is not known: make room for what is usual
 		t.columns.Fit("", "", strings.Repeat(" ", 8), "255.255.255.255", "")
 	}
 	return t
 }
 
-// Record takes one record, and returns an error of printing it.
+// Record prints one record, or holds it. Its error is one of printing.
 func (t *Trail) Record(r audit.Record) error {
 	cells := t.cells(r)
 	t.columns.Fit(cells...)
@@ -45,7 +45,7 @@ func (t *Trail) Record(r audit.Record) error {
 	return t.print(cells)
 }
 
-// Flush prints what was held.
+// Flush prints the records that were held.
 func (t *Trail) Flush() error {
 	for _, cells := range t.held {
 		if err := t.print(cells); err != nil {
@@ -56,8 +56,8 @@ func (t *Trail) Flush() error {
 	return nil
 }
 
-// What is left of a terminal's line for words must be so wide for them to stand there;
-// otherwise they stand below, with an indent.
+// Words are written beside the other columns if those leave at least leastWidth of a
+// terminal's line, otherwise below them, with an indent.
 const (
 	leastWidth = 40
 	below      = "    "
@@ -82,7 +82,7 @@ func (t *Trail) print(cells []string) error {
 	return err
 }
 
-// cells are a record's columns: when, what, where, who, and the rest in words.
+// cells returns a record's columns: when, what, where, who, and the rest in words.
 func (t *Trail) cells(r audit.Record) []string {
 	at := r.Time.In(t.zone)
 	why := output.Text(r.Reason)
@@ -111,11 +111,11 @@ func (t *Trail) cells(r audit.Record) []string {
 	}
 }
 
-// moment is how a time is written that stands alone.
+// moment is the form of a time that stands alone.
 const moment = "2006-01-02 15:04:05 -0700"
 
-// until writes a time that stands beside another one: what it has in common with that
-// is not repeated.
+// until returns the time u, which is shown beside at, without repeating what they have in
+// common.
 func until(u, at time.Time) string {
 	switch {
 	case u.Format("-0700") != at.Format("-0700"):
@@ -126,7 +126,7 @@ func until(u, at time.Time) string {
 	return u.Format(time.TimeOnly)
 }
 
-// event colours what an operator looks for, padded so that columns stand still
+// event returns an event, in the colour of its kind, padded so that columns do not shift
 // while a trail is followed.
 func (t *Trail) event(event string) string {
 	padded := fmt.Sprintf("%-8s", output.Text(event))

@@ -10,11 +10,11 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Zones and dates are there whenever they are not the same.
+// The end of a grant has a date and a zone where they differ from the record's.
 func TestTrailTimes(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("there is no time zone to be had:", err)
+		t.Skip("time zones are not installed:", err)
 	}
 	summer := time.Date(2026, 10, 24, 23, 50, 0, 0, time.UTC)
 	for length, want := range map[time.Duration]string{
@@ -29,7 +29,7 @@ func TestTrailTimes(t *testing.T) {
 	}
 }
 
-// On a terminal words are wrapped, and no line is longer than it is wide.
+// Words are wrapped, so that no line is wider than the terminal.
 func TestTrailOnATerminal(t *testing.T) {
 	u := noon.Add(20 * time.Hour)
 	r := audit.Record{Time: noon, Door: "ssh", Event: audit.EventGranted, Source: "2001:db8:1::/64", By: "operator alice (uid 1000)",

@@ -1,12 +1,12 @@
 // Package visit is the visitor's side of a touch knock: complete a TCP
 // handshake with each port in turn, then wait until the door's own port
-// accepts. It uses nothing but package net, so that it works on every platform
-// that Go has, and it knows nothing of configurations or of the daemon.
+// accepts. It uses nothing but package net, so it works on every platform that
+// Go supports, and it knows nothing of configurations or of the daemon.
 //
-// A gateway gives its grant to the source that knocked, and IPv4 and IPv6 are
-// two sources of one visitor. The program that follows may use either, so a
-// name with addresses of both families is knocked on over both, one after the
-// other, and one of them is enough.
+// A gateway gives its grant to the source that knocked, and a visitor's IPv4
+// and IPv6 addresses are two sources. The program that follows may use either,
+// so if a name has addresses of both families the visitor knocks over both, one
+// after the other; it is enough if one of them succeeds.
 package visit
 
 import (
@@ -26,7 +26,7 @@ import (
 // Family says over which IP versions to knock.
 type Family uint8
 
-// Both is every family that the name has an address of.
+// Both stands for every family in which the name has an address.
 const (
 	Both Family = iota
 	IPv4
@@ -36,13 +36,14 @@ const (
 // Visitor knocks. The zero value uses the machine's resolver and network. A
 // Visitor is not changed by its methods, so goroutines may share it.
 type Visitor struct {
-	// Dial opens a TCP connection to a literal address and port; nil is
+	// Dial opens a TCP connection to a literal address and port; nil stands for
 	// net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Lookup finds a name's addresses, the preferred ones first; nil is
+	// Lookup finds a name's addresses, the preferred ones first; nil stands for
 	// net.DefaultResolver's LookupNetIP.
 	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
-	// Interfaces returns the machine's own addresses; nil is net.InterfaceAddrs.
+	// Interfaces returns the machine's own addresses; nil stands for
+	// net.InterfaceAddrs.
 	Interfaces func() ([]net.Addr, error)
 }
 
@@ -53,25 +54,25 @@ type Knock struct {
 	Each  time.Duration // the longest that one touch may take, more than 0
 }
 
-// Touch is one port and what came of it.
+// Touch is one port that was touched, and the result.
 type Touch struct {
 	Port uint16
 	Took time.Duration // until the handshake was complete, or failed
-	Err  error         // nil when the handshake is complete; else a *TouchError
+	Err  error         // nil if the handshake was completed; otherwise a *TouchError
 }
 
 // Attempt is a knock at one address.
 type Attempt struct {
 	Address netip.Addr
 	Touches []Touch // as many as were tried
-	Err     error   // nil when the whole knock is complete; else the last touch's
+	Err     error   // nil if the whole knock was completed; otherwise the last touch's, or the context's
 }
 
 // TouchError is a touch that did not complete.
 type TouchError struct {
 	Address netip.Addr
 	Port    uint16
-	Each    time.Duration // how long an answer was waited for
+	Each    time.Duration // how long the visitor waited for an answer
 	Done    []uint16      // the ports that were touched before it
 	err     error
 }
@@ -96,7 +97,7 @@ func (e *TouchError) Error() string {
 // Unwrap returns the network's error.
 func (e *TouchError) Unwrap() error { return e.err }
 
-// Refused says whether the other end answered that nothing listens there.
+// Refused reports whether the other end answered that nothing listens there.
 func (e *TouchError) Refused() bool { return isRefused(e.err) }
 
 // Resolve finds the addresses of host, a name or a literal address, that are
@@ -155,16 +156,16 @@ func (v *Visitor) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	return addrs, nil
 }
 
-// OnItself says whether all of the addresses are the visitor's own machine's. A
-// gateway lets nobody in who knocks from there: any of its users could, and find
-// the knock out.
+// OnItself reports whether all of the addresses belong to the visitor's own
+// machine. A gateway lets nobody in who knocks from its own machine: any of its
+// users could do that, and find out the knock.
 func (v *Visitor) OnItself(families [][]netip.Addr) bool {
 	interfaces := v.Interfaces
 	if interfaces == nil {
 		interfaces = net.InterfaceAddrs
 	}
 	own := map[netip.Addr]bool{}
-	addrs, _ := interfaces() // where they cannot be listed, loopback is known all the same
+	addrs, _ := interfaces() // if they cannot be listed, loopback addresses are still recognised
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
 			own[p.Addr().Unmap()] = true
@@ -179,8 +180,8 @@ func (v *Visitor) OnItself(families [][]netip.Addr) bool {
 }
 
 // Knock knocks at the first of addrs, all of one family, that answers the first
-// touch. It never goes on to the next address after a completed touch: the
-// addresses may be one gateway's, and a knock begun twice there is a wrong one.
+// touch. It never continues with the next address after a completed touch: the
+// addresses may be one gateway's, and to begin twice there is a wrong knock.
 func (v *Visitor) Knock(ctx context.Context, addrs []netip.Addr, k Knock) Attempt {
 	var at Attempt
 	for _, a := range addrs {
@@ -220,7 +221,7 @@ func (v *Visitor) touch(ctx context.Context, a netip.Addr, p uint16, each time.D
 	defer cancel()
 	c, err := v.dial(ctx, a, p)
 	if isReset(err) {
-		return nil // it was made, and reset at once: a SYN that is not taken is refused
+		return nil // the handshake was completed: otherwise the SYN would be refused, not reset
 	}
 	if err != nil {
 		return err
@@ -236,7 +237,7 @@ func (v *Visitor) dial(ctx context.Context, a netip.Addr, p uint16) (net.Conn, e
 	return dial(ctx, "tcp", netip.AddrPortFrom(a, p).String())
 }
 
-// Ports writes port numbers as people list them: "59000, 59002".
+// Ports returns port numbers as people list them: "59000, 59002".
 func Ports(ports []uint16) string {
 	var s []string
 	for _, p := range ports {
@@ -245,7 +246,7 @@ func Ports(ports []uint16) string {
 	return strings.Join(s, ", ")
 }
 
-// sleep waits for d and says whether ctx lived that long.
+// sleep waits for d, and returns false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -269,8 +270,8 @@ const (
 	wsaConnRefused = syscall.Errno(10061)
 )
 
-// isReset says whether a connection was made and ended before it was looked at,
-// as a listener under a flood does.
+// isReset reports whether a connection was made and then reset at once, as a
+// listener does in a flood.
 func isReset(err error) bool {
 	n, ok := errors.AsType[syscall.Errno](err)
 	return ok && (n == syscall.ECONNRESET || n == syscall.EPIPE ||
@@ -283,8 +284,8 @@ func isRefused(err error) bool {
 		(n == syscall.ECONNREFUSED || runtime.GOOS == "windows" && n == wsaConnRefused)
 }
 
-// reason is the operating system's own words, without the addresses that
-// package net puts before them.
+// reason returns the operating system's own message, without the addresses that
+// package net puts before it.
 func reason(err error) string {
 	if n, ok := errors.AsType[syscall.Errno](err); ok {
 		return n.Error()

@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// inside makes a Visitor whose connections come from within a namespace.
+// inside returns a Visitor whose connections come from within a namespace.
 func inside(n *nstest.NS) *Visitor {
 	return &Visitor{Dial: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
 		n.Do(func() error {
@@ -21,8 +21,8 @@ func inside(n *nstest.NS) *Visitor {
 	}}
 }
 
-// TestKernelAnswers has the real network stack say what the words of a
-// TouchError are made of.
+// TestKernelAnswers checks the text of TouchErrors with the answers of a real
+// network stack.
 func TestKernelAnswers(t *testing.T) {
 	nstest.Need(t, "ip", "nft", "nsenter")
 	visitor, gate := nstest.New(t), nstest.New(t)

@@ -20,11 +20,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// network is a fake one, for a bubble of testing/synctest: what answers, and
-// the order in which it was asked.
+// network is a fake network, for a bubble of testing/synctest: what answers, and
+// what was dialled in which order.
 type network struct {
 	rtt     time.Duration
-	answers map[string]func() error // by address; silent when missing
+	answers map[string]func() error // by address; one that is missing is silent
 
 	mu   sync.Mutex
 	seen []string // guarded by mu
@@ -55,7 +55,7 @@ func (n *network) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-// after answers with f once d has passed, and with before until then.
+// after returns an answer that is f's once d has passed, and before's until then.
 func after(d time.Duration, before, f func() error) func() error {
 	start := time.Now()
 	return func() error {
@@ -212,7 +212,7 @@ func TestKnock(t *testing.T) {
 					t.Errorf("error %q, want %q", got, tt.err)
 				}
 				if got := strings.Join(n.seen, " "); got != tt.seen {
-					t.Errorf("asked %q, want %q", got, tt.seen)
+					t.Errorf("dialled %q, want %q", got, tt.seen)
 				}
 			})
 		})
@@ -252,7 +252,7 @@ func TestWait(t *testing.T) {
 		rtt     time.Duration
 		answers func() map[string]func() error // made inside the bubble
 		keep    bool
-		v4, v6  string // "open", or why it is shut; "" for whatever
+		v4, v6  string // "open", or why it is shut; "" if it does not matter
 		within  time.Duration
 	}{
 		{
@@ -263,7 +263,7 @@ func TestWait(t *testing.T) {
 			v4: "open", v6: "open", within: 2 * time.Millisecond,
 		},
 		{
-			name: "a try longer than the round trip", rtt: 300 * time.Millisecond,
+			name: "a round trip longer than the first try", rtt: 300 * time.Millisecond,
 			answers: func() map[string]func() error {
 				return map[string]func() error{p4: accepts, p6: accepts}
 			},
@@ -288,7 +288,7 @@ func TestWait(t *testing.T) {
 			v4:      "does not answer", v6: "refuses connections", within: 10 * time.Second,
 		},
 		{
-			name: "the first is kept and the last", rtt: time.Millisecond, keep: true,
+			name: "it ends with the first, which is kept", rtt: time.Millisecond, keep: true,
 			answers: func() map[string]func() error { return map[string]func() error{p4: accepts} },
 			v4:      "open", within: 2 * time.Millisecond,
 		},
@@ -352,8 +352,8 @@ func TestWaitIsSoonAfterTheGrant(t *testing.T) {
 	}
 }
 
-// TestASlowAnswerIsTaken: where the first connection spends the grant, the try that
-// made it is the one that gets in, however long this machine takes to see that.
+// TestASlowAnswerIsTaken: if the grant is for one connection only, the try that made it
+// is the one that gets in, however long this machine takes to see that.
 func TestASlowAnswerIsTaken(t *testing.T) {
 	const slow = 500 * time.Millisecond
 	for _, keep := range []bool{false, true} {

@@ -9,32 +9,32 @@ import (
 	"time"
 )
 
-// How a port is asked whether it is open yet. A dark port is silent, and the
-// kernel sends a lost SYN again only after a second: many tries find the moment
-// sooner. They are a few round trips apart at first, so that an open port is asked
-// once, and farther as time passes.
+// How a port is tried until it is open. A dark port is silent, and the kernel sends
+// a lost SYN again only after a second: many tries find the moment sooner. They are
+// a few round trips apart at first, so that an open port is tried only once, and
+// farther apart as time passes.
 const (
-	firstTry  = 5 * time.Millisecond  // at least, until the second try
-	longTry   = time.Second           // at most, until the next, and at least for each
-	firstRest = 10 * time.Millisecond // after an answer that came at once, such as a refusal
-	longRest  = 250 * time.Millisecond
-	grace     = time.Second // for the other family, once one is open
+	firstTry  = 5 * time.Millisecond   // from the first try to the second, at least
+	longTry   = time.Second            // from any try to the next, at most; each lasts at least as long
+	firstRest = 10 * time.Millisecond  // after the first answer that is a refusal or another error
+	longRest  = 250 * time.Millisecond // after later ones, at most
+	grace     = time.Second            // for the other family, once one is open
 )
 
-// Opened is an address whose port was waited for.
+// Opened is an address at which Wait waited for the port.
 type Opened struct {
 	Address netip.Addr
 	After   time.Duration // since Wait began
-	Err     error         // nil when the port accepted; else what the last try met
-	// Conn is the connection itself where Wait was told to keep it; the caller
+	Err     error         // nil if the port accepted; otherwise the last try's
+	// Conn is the connection itself if Wait was asked to keep it; the caller
 	// closes it.
 	Conn net.Conn
 }
 
-// Wait asks TCP port p of every address until it accepts, or ctx ends. Once one
-// has accepted the others get a second more; with keep, the first to accept is
-// the last, and its connection is handed over. The results are in the order of
-// the attempts, which give the addresses and, by their touches, the round trip.
+// Wait tries TCP port p of every address until it accepts, or ctx ends. Once one
+// has accepted, the others have one more second; with keep, Wait ends with the
+// first that accepts and returns its connection. The results are in the order of
+// the attempts, which have the addresses and, in their touches, the round trip.
 func (v *Visitor) Wait(ctx context.Context, knocked []Attempt, p uint16, keep bool) []Opened {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -44,7 +44,7 @@ func (v *Visitor) Wait(ctx context.Context, knocked []Attempt, p uint16, keep bo
 	}
 	results := make(chan result)
 	for i, at := range knocked {
-		// Ends with ctx, and is received from below whatever happens.
+		// It ends with ctx, and its result is always received below.
 		go func() { results <- result{i, v.waitAt(ctx, at, p)} }()
 	}
 	opened := make([]Opened, len(knocked))
@@ -69,15 +69,15 @@ func (v *Visitor) Wait(ctx context.Context, knocked []Attempt, p uint16, keep bo
 	return opened
 }
 
-// answer is what came of a try that was answered.
+// answer is the result of a try that was answered.
 type answer struct {
 	conn net.Conn
 	err  error
 }
 
-// waitAt waits at one address. A try goes on while the next ones are made: where the
-// first connection spends the grant, the kernel may have made it before this process
-// comes to see it.
+// waitAt waits at one address. A try continues while the next ones are made: if a grant
+// is for one connection only, the kernel may have made that before this process gets to
+// see it.
 func (v *Visitor) waitAt(ctx context.Context, at Attempt, p uint16) Opened {
 	var tries sync.WaitGroup
 	defer tries.Wait()
@@ -115,13 +115,13 @@ func (v *Visitor) waitAt(ctx context.Context, at Attempt, p uint16) Opened {
 	return o
 }
 
-// try connects once, and tells of an answer while anybody listens.
+// try connects once, and sends an answer, if there is one, to answers until ctx ends.
 func (v *Visitor) try(ctx context.Context, at Attempt, p uint16, answers chan<- answer) {
 	tryCtx, cancel := context.WithTimeout(ctx, max(longTry, 3*at.roundTrip()))
 	defer cancel()
 	c, err := v.dial(tryCtx, at.Address, p)
 	if err != nil && tryCtx.Err() != nil {
-		return // silence
+		return // no answer
 	}
 	select {
 	case answers <- answer{c, err}:
@@ -132,7 +132,7 @@ func (v *Visitor) try(ctx context.Context, at Attempt, p uint16, answers chan<- 
 	}
 }
 
-// roundTrip is the shortest of the attempt's handshakes.
+// roundTrip returns how long the shortest of the attempt's handshakes took.
 func (a Attempt) roundTrip() time.Duration {
 	var d time.Duration
 	for _, t := range a.Touches {
@@ -143,7 +143,7 @@ func (a Attempt) roundTrip() time.Duration {
 	return d
 }
 
-// WhyShut puts into words what the last try at a port that did not open met:
+// WhyShut says in words how the last try at a port that did not open failed:
 // "refuses connections", or "does not answer".
 func (o Opened) WhyShut() string {
 	switch {

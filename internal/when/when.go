@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// ago is how long ago something was.
+// ago matches how long ago something was.
 var ago = regexp.MustCompile(`^([0-9]{1,4}[wdhms])+$`)
 
 var part = regexp.MustCompile(`([0-9]+)([wdhms])`)
 
 var units = map[string]time.Duration{"w": 7 * 24 * time.Hour, "d": 24 * time.Hour, "h": time.Hour, "m": time.Minute, "s": time.Second}
 
-// Parse reads a time as people write it, in the zone of now. Of two moments that a
-// clock shows alike, when summer ends, it is the earlier one, or the later. The error
-// has the text, and what is allowed.
+// Parse reads a time as people write it, in the zone of now. If clocks show two moments
+// alike, when summer time ends, it returns the earlier one, or the later one if later is
+// set. The error has the text, and what is allowed.
 func Parse(s string, now time.Time, later bool) (time.Time, error) {
 	midnight := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 	switch s {
@@ -37,7 +37,7 @@ func Parse(s string, now time.Time, later bool) (time.Time, error) {
 	span, before := strings.CutSuffix(span, " ago")
 	if span = strings.ReplaceAll(span, " ", ""); minus != before && ago.MatchString(span) {
 		for _, p := range part.FindAllStringSubmatch(span, -1) {
-			n, _ := strconv.Atoi(p[1]) // of at most four digits
+			n, _ := strconv.Atoi(p[1]) // at most four digits
 			now = now.Add(-time.Duration(n) * units[p[2]])
 		}
 		return now, nil
@@ -58,7 +58,7 @@ func Parse(s string, now time.Time, later bool) (time.Time, error) {
 }
 
 // oneOfTwo returns the earlier or the later one of the moments that a clock shows as t.
-// Clocks are put back by an hour, or on Lord Howe Island by half of one.
+// Clocks are put back by an hour, or, on Lord Howe Island, by half an hour.
 func oneOfTwo(t time.Time, later bool) time.Time {
 	for _, d := range []time.Duration{30 * time.Minute, time.Hour} {
 		if !later {

@@ -10,7 +10,7 @@ const moment = "2006-01-02 15:04:05 -0700"
 func TestParse(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("there is no time zone to be had:", err)
+		t.Skip("time zones are not installed:", err)
 	}
 	now := time.Date(2026, 11, 24, 12, 30, 15, 0, berlin)
 	for s, want := range map[string]string{
@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: got %s, %v, want %s", s, text, err, want)
 		}
 	}
-	// An hour that is there twice is in what is asked for, both times.
+	// Of an hour that comes twice, each can be had.
 	for _, tt := range []struct {
 		zone, s, first, second string
 	}{
@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// So it is with a midnight that is there twice.
+// The same goes for a midnight that comes twice.
 func TestMidnightTwice(t *testing.T) {
 	havana, err := time.LoadLocation("America/Havana")
 	if err != nil {

@@ -37,14 +37,14 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
-	gone    uint64 // up to which ID records are
+	gone    uint64 // records up to this ID were dropped
 	explain func(source netip.Addr, door string) (control.Explanation, error)
 	diff    control.Diff
 	diffErr error
 }
 
-// New returns a backend with s as its snapshot, of now if it has no time, whose
-// Do answers "done".
+// New returns a backend with s as its snapshot, whose Do answers "done". If s has no
+// time it gets the present one.
 func New(s control.Status) *Backend {
 	if s.Time.IsZero() {
 		s.Time = time.Now()
@@ -68,13 +68,13 @@ func (b *Backend) Status() (control.Status, <-chan struct{}) {
 	return b.status, b.newer
 }
 
-// Newer returns a channel that the next Change closes.
+// Newer returns a channel that is closed by the next Change.
 func (b *Backend) Newer() <-chan struct{} {
 	_, newer := b.Status()
 	return newer
 }
 
-// ReadMetrics returns the snapshot's numbers.
+// ReadMetrics returns metrics that follow from the snapshot.
 func (b *Backend) ReadMetrics() control.GatewayMetrics {
 	s, _ := b.Status()
 	v := control.GatewayMetrics{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
@@ -98,7 +98,7 @@ func (b *Backend) ReadMetrics() control.GatewayMetrics {
 	return v
 }
 
-// Do notes the order and answers with the function of OnDo.
+// Do notes the order and answers with the function set by OnDo.
 func (b *Backend) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	b.mu.Lock()
 	g := Given{by.Name, by.Operator, order}
@@ -108,21 +108,21 @@ func (b *Backend) Do(ctx context.Context, by control.Caller, order any) (control
 	return do(ctx, g)
 }
 
-// Diff returns what OnDiff has set.
+// Diff returns what OnDiff set.
 func (b *Backend) Diff(context.Context) (control.Diff, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.diff, b.diffErr
 }
 
-// OnDiff has Diff answer so.
+// OnDiff sets what Diff returns.
 func (b *Backend) OnDiff(d control.Diff, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.diff, b.diffErr = d, err
 }
 
-// Log returns the records that q selects, of the source that q has itself.
+// Log returns the records that q selects; a source must be the same as q's.
 func (b *Backend) Log(q control.LogQuery) (control.LogPage, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,7 +149,7 @@ func (b *Backend) Log(q control.LogQuery) (control.LogPage, error) {
 	return p, b.logErr
 }
 
-// Drop has the trail have no room for records up to an ID.
+// Drop drops the records up to an ID from the trail, as if there were no room for them.
 func (b *Backend) Drop(id uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -157,7 +157,7 @@ func (b *Backend) Drop(id uint64) {
 	b.gone = id
 }
 
-// Explain answers with the function of OnExplain.
+// Explain answers with the function set by OnExplain.
 func (b *Backend) Explain(_ context.Context, source netip.Addr, door string) (control.Explanation, error) {
 	b.mu.Lock()
 	explain := b.explain
@@ -165,15 +165,15 @@ func (b *Backend) Explain(_ context.Context, source netip.Addr, door string) (co
 	return explain(source, door)
 }
 
-// OnExplain has f answer who asks what a source would meet.
+// OnExplain sets the function that answers Explain.
 func (b *Backend) OnExplain(f func(source netip.Addr, door string) (control.Explanation, error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.explain = f
 }
 
-// Change publishes a snapshot that f has changed. f must not change what a
-// slice or map of the old one holds, but replace it.
+// Change publishes a snapshot that f has changed. f must not change the contents of
+// slices and maps of the old one, but replace them.
 func (b *Backend) Change(f func(*control.Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -190,14 +190,14 @@ func (b *Backend) Append(records ...audit.Record) {
 	b.Change(func(*control.Status) {})
 }
 
-// OnDo has f answer to orders.
+// OnDo sets the function that answers orders.
 func (b *Backend) OnDo(f func(context.Context, Given) (control.Reply, error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.do = f
 }
 
-// FailLog has Log return err.
+// FailLog makes Log return err.
 func (b *Backend) FailLog(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -211,15 +211,15 @@ func (b *Backend) Given() []Given {
 	return slices.Clone(b.given)
 }
 
-// Queries returns what Log was asked so far.
+// Queries returns the queries of Log so far.
 func (b *Backend) Queries() []control.LogQuery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.queries)
 }
 
-// Serve serves b on a socket of its own until the test ends, or until stop is
-// called, which returns when the server has ended.
+// Serve serves b on a new socket until the test ends, or until stop is called,
+// which returns when the server has ended.
 func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
 	t.Helper()
 	// Not t.TempDir, whose path may be too long for a socket.
@@ -232,7 +232,7 @@ func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
 	return path, ServeAt(t, b, path)
 }
 
-// ServeAt is Serve on the socket at path.
+// ServeAt is like Serve, but listens at path.
 func ServeAt(t testing.TB, b control.Backend, path string) (stop func()) {
 	t.Helper()
 	l, err := control.Listen(path, "")

@@ -7,10 +7,10 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// Noon is the time that Guarded is of, or a little later.
+// Noon is a minute after the time of Guarded.
 var Noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-// Guarded is a snapshot with something everywhere.
+// Guarded returns a snapshot with a value in nearly every field.
 func Guarded() control.Status {
 	return control.Status{
 		API: 1, Time: Noon.Add(-time.Minute), Version: "0.1.0", Started: Noon.Add(-26 * time.Hour),

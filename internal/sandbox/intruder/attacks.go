@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// files are what others keep, and what the daemon may only read.
+// files are attempts at other users' files, and at those that the daemon may only read.
 func (t *target) files() []attempt {
 	store := t.store.Name()
 	return []attempt{
@@ -41,7 +41,7 @@ func (t *target) files() []attempt {
 	}
 }
 
-// processes are the ways to run something else, and to reach what runs.
+// processes are attempts to run another program, and to reach other processes.
 func (t *target) processes() []attempt {
 	all := []attempt{
 		{"exec a shell", func() error { return exec.Command("/bin/sh", "-c", "true").Run() }},
@@ -83,7 +83,7 @@ func (t *target) processes() []attempt {
 	return all
 }
 
-// readOfParent reads a byte of what /proc has of the parent.
+// readOfParent reads a byte of one of the parent's files in /proc.
 func (t *target) readOfParent(what string) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", t.parent, what))
 	if err != nil {
@@ -94,7 +94,7 @@ func (t *target) readOfParent(what string) error {
 	return err
 }
 
-// kernel is what changes the machine.
+// kernel are attempts to change the machine.
 func (t *target) kernel() []attempt {
 	return []attempt{
 		{"load a module", func() error { return unix.FinitModule(0, "", 0) }},
@@ -112,7 +112,7 @@ func (t *target) kernel() []attempt {
 	}
 }
 
-// services are whom the daemon talks to.
+// services are attempts at the services that the daemon talks to.
 func (t *target) services() []attempt {
 	return []attempt{
 		{"stop another unit", func() error {
@@ -156,8 +156,8 @@ func ask(name, path, method string, args ...any) error {
 	return bus.Object(name, dbus.ObjectPath(path)).Call(name+"."+method, 0, args...).Err
 }
 
-// execInMemory executes a program that is in no file but an anonymous one, which
-// Landlock does not know, memfd_create(2).
+// execInMemory executes a program in an anonymous file, memfd_create(2), which Landlock
+// does not restrict.
 func (t *target) execInMemory() error {
 	fd, err := unix.MemfdCreate("program", 0)
 	if err != nil {
@@ -185,7 +185,7 @@ func clone(flags uintptr) error {
 	return errno
 }
 
-// clone3 is the same with flags that no filter sees, since they are in memory.
+// clone3 makes a namespace with flags that no filter sees, since they are in memory.
 func clone3() error {
 	args := [8]uint64{0: unix.CLONE_NEWUSER, 4: uint64(unix.SIGCHLD)} // struct clone_args, clone(2)
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
@@ -215,17 +215,17 @@ func failure(errno syscall.Errno) error {
 	return nil
 }
 
-// loader is the ELF interpreter, which runs what may only be read.
+// loader returns the ELF interpreter, which can run a program that may only be read.
 func loader() string {
 	return first("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld.so")
 }
 
-// hidden is a program among the libraries.
+// hidden returns a program in a directory of libraries.
 func hidden() string {
 	return first("/usr/lib/git-core/git", "/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 }
 
-// first is the first file that exists, or the last.
+// first returns the first path that exists, or the last one if none does.
 func first(paths ...string) string {
 	for _, p := range paths[:len(paths)-1] {
 		if _, err := os.Stat(p); err == nil {

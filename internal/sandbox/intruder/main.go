@@ -1,16 +1,17 @@
 //go:build linux
 
-// Command intruder locks itself into the daemon's sandbox and tries what somebody
-// would who had taken the daemon over. It prints a line for each: "work" (the
-// daemon's) or "crime", what, and "done" or why not. Tests run it, also in the
-// daemon's unit; it is never installed.
+// Command intruder enters the daemon's sandbox and tries what somebody would try who
+// had taken over the daemon. It prints a line for each attempt: "work" (the daemon's)
+// or "crime", what it was, and "done" or the error. Tests run it, also in the daemon's
+// unit; it is never installed.
 //
-//	intruder READ STORE PROGRAM [uncaged] [alone] [mptcp]
+//	intruder READ STORE PROGRAM [unconfined] [alone] [mptcp]
 //
-// names a directory that may be read, a file that is open before, as the store
-// is, and a program that may be executed ("" for none). Uncaged it tries the same
-// from outside; alone it may connect to nobody, as a daemon that needs neither
-// systemd nor D-Bus; with mptcp it has a listener of that kind.
+// READ is a directory that may be read, STORE a file that is opened before, as the store
+// is, and PROGRAM a program that may be executed ("" for none). With unconfined, it
+// tries the same without the sandbox; with alone, it may not connect to other processes,
+// like a daemon that needs neither systemd nor D-Bus; with mptcp, it has an MPTCP
+// listener.
 package main
 
 import (
@@ -45,7 +46,7 @@ func run(read, store, program string, how []string) error {
 	if program != "" {
 		walls.Programs = []string{program}
 	}
-	if !slices.Contains(how, "uncaged") {
+	if !slices.Contains(how, "unconfined") {
 		missing, err := walls.Enter()
 		if err != nil {
 			return err
@@ -59,16 +60,16 @@ func run(read, store, program string, how []string) error {
 	return nil
 }
 
-// target is what the intruder finds when it has taken the daemon over.
+// target is what the intruder finds after it has taken over the daemon.
 type target struct {
 	read, program string
 	store         *os.File
-	listener      net.Listener  // on the machine itself; a stand-in for any address
+	listener      net.Listener  // on the machine itself; it stands for any address
 	spare         net.Listener  // one of the daemon's
-	abstract      net.Listener  // another's abstract socket, unix(7)
-	systemd       *net.UnixConn // takes datagrams, as systemd does from a service
-	code          []byte        // a program's
-	peer          int           // a connection of a unix socket, as an operator's is
+	abstract      net.Listener  // an abstract socket of another process, unix(7)
+	systemd       *net.UnixConn // receives datagrams, as systemd does from a service
+	code          []byte        // of a program
+	peer          int           // a connection over a unix socket, such as an operator's
 	alone         bool
 	parent        int
 }
@@ -119,7 +120,7 @@ type attempt struct {
 	do   func() error
 }
 
-// work is what the daemon needs to go on.
+// work are attempts at what the daemon needs to do.
 func (t *target) work() []attempt {
 	all := []attempt{
 		{"read a log", func() error { _, err := os.ReadFile(filepath.Join(t.read, "log")); return err }},
@@ -156,8 +157,8 @@ func (t *target) work() []attempt {
 	return all
 }
 
-// askForLogin asks for the process at the other end of a connection, whether it lives,
-// and who logged in to start one of another's.
+// askForLogin asks for the process at the other end of a connection, whether it is
+// alive, and who logged in to start a process of another user.
 func (t *target) askForLogin() error {
 	fd, err := unix.GetsockoptInt(t.peer, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if err == nil {
@@ -170,8 +171,8 @@ func (t *target) askForLogin() error {
 	return errors.Join(err, unread)
 }
 
-// sendDescriptor sends one to who takes the place of systemd, sd_notify(3) with
-// FDSTORE=1.
+// sendDescriptor sends a descriptor to the socket that stands for systemd's, as
+// sd_notify(3) does with FDSTORE=1.
 func (t *target) sendDescriptor() error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -208,7 +209,7 @@ func option(family, kind, proto, level, name, value int) error {
 	return unix.SetsockoptInt(fd, level, name, value)
 }
 
-// threads has the runtime make threads, by blocking many in system calls.
+// threads makes the runtime start threads, by blocking many in system calls.
 func threads() error {
 	var ends [2]int
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Protocols of linux/in.h that golang.org/x/sys/unix has not.
+// Constants that golang.org/x/sys/unix does not have.
 const (
 	protoSMC       = 256
 	soReplaceRules = 64 // IPT_SO_SET_REPLACE, linux/netfilter_ipv4/ip_tables.h
 )
 
-// network is the ways to get data out without anybody's having come in, and the
+// network are attempts to send data to somebody who has not connected, and to change the
 // network's configuration.
 func (t *target) network() []attempt {
 	all := []attempt{
@@ -68,7 +68,7 @@ func (t *target) connect() error {
 	return err
 }
 
-// address is where the intruder would send what it knows.
+// address returns the address to which the intruder would send what it knows.
 func (t *target) address() unix.Sockaddr {
 	a, _ := t.listener.Addr().(*net.TCPAddr)
 	return &unix.SockaddrInet4{Port: a.Port, Addr: [4]byte(a.IP.To4())}
@@ -88,7 +88,7 @@ func (t *target) dial(kind, proto int) error {
 	return err
 }
 
-// turn connects out with a socket that listened when it was found.
+// turn connects out with a socket that was a listener.
 func (t *target) turn() error {
 	l, ok := t.spare.(*net.TCPListener)
 	if !ok {
@@ -106,7 +106,7 @@ func (t *target) turn() error {
 	return unix.Connect(fd, t.address())
 }
 
-// fastOpen sends data with the SYN, which asks nobody whether to connect.
+// fastOpen sends data with the SYN, which takes no call of connect(2).
 func (t *target) fastOpen(send func(int, []byte, int, unix.Sockaddr) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -128,8 +128,8 @@ func dialUnix(name string) error {
 	return err
 }
 
-// control is an ioctl(2) at a socket: for the loopback interface, where it is
-// one of network interfaces, netdevice(7).
+// control makes an ioctl(2) request on a socket. A request for a network interface,
+// netdevice(7), is for the loopback interface.
 func control(family int, request uint) error {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

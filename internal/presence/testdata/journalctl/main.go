@@ -1,8 +1,11 @@
 // Command journalctl stands in for the real one: it prints the entries of the file
-// beside it, as its arguments ask, and notes these. A file "fail" has what it complains of instead, "break" what it complains
-// of after the first entry, "grumble" what it complains of without failing; with
-// a file "endless" it repeats the last entry for ever, with "hang" it prints
-// nothing and stays.
+// "entries" beside it that its arguments select, and records the arguments in "calls".
+//
+// Other files beside it change what it does. If there is a file "fail", it prints that
+// file as an error and fails; with "break", it does so after the first entry when it reads
+// back; with "grumble", it prints the error but does not fail. With "endless", it repeats
+// the last entry for ever when it reads back, and with "hang", it prints nothing and does
+// not exit.
 package main
 
 import (
@@ -39,7 +42,7 @@ func run(dir string, args []string) int {
 		case cursor == "bad":
 			fmt.Fprintln(os.Stderr, "Failed to seek to cursor: Invalid argument")
 			return 1
-		case from: // the cursor's own, too
+		case from: // from the entry with the cursor on
 			i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, `"`+cursor+`"`) })
 			lines = lines[max(i, 0):]
 		case a == "--reverse":

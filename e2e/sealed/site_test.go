@@ -1,0 +1,298 @@
+//go:build linux
+
+// Package sealed tests the sealed knock with the daemon as it is, over real links.
+package sealed
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/daemon"
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+// asDaemon is in the environment of a process that is to be the daemon.
+const asDaemon = "DOORWARD_TEST_SEALED"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		if err := serve(); err != nil {
+			fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// serve is what cmd/doorwardd does.
+func serve() error {
+	flags := flag.NewFlagSet("doorwardd", flag.ExitOnError)
+	path := flags.String("c", "", "")
+	if err := flags.Parse(os.Args[1:]); err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	d := daemon.Daemon{ConfigPath: *path, Version: "test", Level: level, Log: daemon.NewLogger(level)}
+	return d.Serve(context.Background())
+}
+
+const (
+	soon = 10 * time.Second
+	dark = 300 * time.Millisecond // without an answer
+	port = 41641
+
+	gate4, gate6         = "192.0.2.1", "2001:db8::1"
+	visitor4, visitor6   = "192.0.2.2", "2001:db8:0:1::2"
+	stranger4, stranger6 = "192.0.2.3", "2001:db8:0:2::3"
+)
+
+// site is a network with a server, on which two doors guard a service each, a visitor and
+// a stranger.
+type site struct {
+	t                         testing.TB
+	lab                       *lab.Lab
+	server, visitor, stranger *lab.Host
+	config                    string
+	gate                      *lab.Doorward
+	peer                      seal.Peer
+	alice                     *key
+}
+
+// newSite has a door "web" (8080/tcp) and a door "panel" (8443/tcp), both with a sealed
+// knock with more keys in their tables.
+func newSite(t testing.TB, more string) *site {
+	nstest.Need(t, "ip", "nft", "nsenter", "unshare")
+	l, err := lab.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, lab: l}
+	t.Cleanup(func() {
+		if t.Failed() && s.gate != nil {
+			t.Logf("the daemon said:\n%s", s.gate.Output())
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for name, h := range map[string]**lab.Host{"server": &s.server, "visitor": &s.visitor, "stranger": &s.stranger} {
+		*h, err = l.Host(name)
+		s.must(err)
+	}
+	s.must(l.Switch(map[*lab.Host][]string{
+		s.server: {gate4 + "/24", gate6 + "/48"}, s.visitor: {visitor4 + "/24", visitor6 + "/48"}, s.stranger: {stranger4 + "/24", stranger6 + "/48"},
+	}))
+	_, err = s.server.Isolate()
+	s.must(err)
+	for _, at := range []string{":8080", ":8443"} {
+		var service net.Listener
+		s.must(s.server.Do(func() (err error) { service, err = net.Listen("tcp", at); return }))
+		t.Cleanup(func() { service.Close() })
+	}
+	this, err := os.Executable()
+	s.must(err)
+	s.must(os.Symlink(this, l.Path("doorwardd")))
+	s.identity(7)
+	s.alice = newKey(t, "alice")
+	s.keys(s.alice.line(""))
+	text := fmt.Sprintf("[gateway]\nstate = %q\ncontrol = %q\n", l.Path("state"), l.Path("control.sock"))
+	for name, number := range map[string]int{"web": 8080, "panel": 8443} {
+		text += fmt.Sprintf("[door.%s]\nports = [\"%d/tcp\"]\nopen_for = \"1m\"\n[door.%s.presence]\nlogins = \"off\"\n"+
+			"[[door.%s.knock]]\nkind = \"sealed\"\nport = %d\nidentity = %q\nkeys = %q\n%s\n",
+			name, number, name, name, port, l.Path("sealed.key"), l.Path("authorized_keys"), more)
+	}
+	s.config, err = l.Write("doorward.toml", text)
+	s.must(err)
+	return s
+}
+
+func (s *site) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// write writes a file that only its owner may read.
+func (s *site) write(name, text string) {
+	s.t.Helper()
+	s.must(os.WriteFile(s.lab.Path(name+".new"), []byte(text), 0o600))
+	s.must(os.Rename(s.lab.Path(name+".new"), s.lab.Path(name)))
+}
+
+// identity gives the gateway a key.
+func (s *site) identity(n byte) {
+	s.t.Helper()
+	seed, profile := [32]byte{n}, seal.Profile{n}
+	s.write("sealed.key", fmt.Sprintf("key %s\nprofile %s\n", base64.StdEncoding.EncodeToString(seed[:]), base64.StdEncoding.EncodeToString(profile[:])))
+	id, err := seal.NewIdentity(seed)
+	s.must(err)
+	s.peer = seal.Peer{Profile: profile, Fingerprint: id.Fingerprint(), Bundle: id.Bundle()}
+}
+
+// keys writes the file of keys.
+func (s *site) keys(lines ...string) {
+	s.t.Helper()
+	s.write("authorized_keys", strings.Join(lines, "\n")+"\n")
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	var err error
+	s.gate, err = s.server.Doorward(s.t.Context(), s.lab.Dir, s.config, s.lab.Path("control.sock"), asDaemon+"=yes")
+	s.must(err)
+}
+
+func (s *site) client() *control.Client { return control.NewClient(s.lab.Path("control.sock")) }
+
+// order gives an order to the kind.
+func order[R any](s *site, what string, args any) (reply R, err error) {
+	s.t.Helper()
+	text, err := json.Marshal(args)
+	s.must(err)
+	answer, err := s.client().Kind(s.t.Context(), "sealed", what, json.RawMessage(text))
+	if err == nil {
+		s.must(json.Unmarshal(answer.Result, &reply))
+	}
+	return reply, err
+}
+
+func (s *site) dial(from *lab.Host, address, port string, limit time.Duration) error {
+	return from.Do(func() error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(address, port), limit)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
+func (s *site) refuses(from *lab.Host, address, port string) {
+	s.t.Helper()
+	err := s.dial(from, address, port, dark)
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		s.t.Errorf("%s to %s:%s: %v, want silence", from.Name, address, port, err)
+	}
+}
+
+func (s *site) admits(from *lab.Host, address, port string) {
+	s.t.Helper()
+	if err := s.dial(from, address, port, soon); err != nil {
+		s.t.Errorf("%s was told that the door is open, and is not let in: %v", from.Name, err)
+	}
+}
+
+// key is somebody's Ed25519 key.
+type key struct {
+	name   string
+	public ssh.PublicKey
+	sign   ed25519.PrivateKey
+}
+
+func newKey(t testing.TB, name string) *key {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &key{name, k, private}
+}
+
+// line is the key's in authorized_keys.
+func (k *key) line(options string) string {
+	return strings.TrimSpace(options + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.public))) + " " + k.name)
+}
+
+func (k *key) fingerprint() [32]byte { return sha256.Sum256(k.public.Marshal()) }
+
+// credential is the key's without its proof.
+func (k *key) credential() seal.Credential {
+	return seal.Credential{Kind: seal.Key, Fingerprint: k.fingerprint()}
+}
+
+// proof is the key's signature of a message.
+func (k *key) proof(message []byte) []byte {
+	return ssh.Marshal(ssh.Signature{Format: ssh.KeyAlgoED25519, Blob: ed25519.Sign(k.sign, credential.Signed(message))})
+}
+
+// talk is one handshake of a visitor's.
+type talk struct {
+	s    *site
+	conn *net.UDPConn
+	v    *seal.Visitor
+	sent [][]byte // datagrams to the gateway
+}
+
+// begin says hello, and waits for the challenge.
+func (s *site) begin(from *lab.Host, address string, suite seal.Suite) *talk {
+	s.t.Helper()
+	at := netip.AddrPortFrom(netip.MustParseAddr(address), port)
+	talk := &talk{s: s}
+	s.must(from.Do(func() (err error) { talk.conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at)); return }))
+	s.t.Cleanup(func() { talk.conn.Close() })
+	var err error
+	talk.v, err = seal.NewVisitor(s.peer, suite)
+	s.must(err)
+	talk.send(talk.v.Hello())
+	talk.wait(seal.Challenged)
+	return talk
+}
+
+func (k *talk) send(d []byte) {
+	k.s.t.Helper()
+	k.sent = append(k.sent, d)
+	_, err := k.conn.Write(d)
+	k.s.must(err)
+}
+
+// wait reads until an event.
+func (k *talk) wait(want seal.Event) seal.Answer {
+	k.s.t.Helper()
+	b := make([]byte, 2048)
+	for {
+		k.s.must(k.conn.SetReadDeadline(time.Now().Add(soon)))
+		n, err := k.conn.Read(b)
+		k.s.must(err)
+		if e, a := k.v.Read(b[:n]); e == want {
+			return a
+		}
+	}
+}
+
+// ask asks for something with a key, and waits for the answer.
+func (k *talk) ask(q seal.Request, who *key) seal.Answer {
+	k.s.t.Helper()
+	c := who.credential()
+	own := k.v.Transcript(q, c)
+	c.Proof = who.proof(seal.Message(own))
+	d, err := k.v.Request(q, c, own, own, false)
+	k.s.must(err)
+	k.send(d)
+	return k.wait(seal.Answered)
+}
