@@ -83,13 +83,14 @@ func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) 
 func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	var o knockOptions
 	c := &cobra.Command{
-		Use:     "knock HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
-		Short:   "knock on a gateway, and wait until the door is open",
-		Long:    knockHelp,
-		Example: knockExamples,
+		Use:               "knock PROFILE [DOOR] | HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
+		Short:             "knock on a gateway, and wait until the door is open",
+		Long:              knockHelp,
+		Example:           knockExamples,
+		ValidArgsFunction: completeProfiles(e),
 		RunE: func(c *cobra.Command, args []string) error {
 			dash := c.ArgsLenAtDash()
-			err := o.read(e, args, dash)
+			err := o.read(e, c.Flags(), args, dash)
 			if err == nil {
 				err = o.run(c.Context(), e, v)
 			}
@@ -115,6 +116,7 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.BoolVar(&o.stdio, "stdio", false, "connect standard input and output to the connection that --wait made")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
+	o.at.flags(f)
 	return c
 }
 
@@ -166,6 +168,9 @@ func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard ou
 
 // attempt knocks, waits, says what came of it, and lets follow what is to.
 func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, say func(string, ...any)) error {
+	if o.sealed() {
+		return o.attemptSealed(ctx, e, v, say)
+	}
 	families, err := v.Resolve(ctx, o.host, o.family())
 	if err != nil && ctx.Err() != nil {
 		return interrupted(ctx, "before the knock was begun")
@@ -375,6 +380,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())}
 	if len(opened) > 1 {
 		err.Message = fmt.Sprintf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+	}
+	if o.sealed() {
+		return o.notOpenSealed(err)
 	}
 	if o.itself {
 		return withHint(err, "%s", notItself)

@@ -152,6 +152,11 @@ func TestWrongFiles(t *testing.T) {
 		found[0].String() != "id_ed25519:1: a private key, which belongs on no gateway: remove it here, and put in its public key (ssh-keygen -y -f FILE)" {
 		t.Errorf("of a private key and a line: %d keys and problems %v", len(keys), found)
 	}
+	// Its end is missing: the keys after it count.
+	keys, found = Parse([]byte(private[:150]+"\n\n# more\none-address "+aKey+"\nwhat\n"), "keys")
+	if len(keys) != 1 || len(found) != 2 {
+		t.Errorf("of half a private key, a line and a bad one: %d keys and problems %v", len(keys), found)
+	}
 	out, err := keygen(t, dir, nil, "-e", "-f", "key.pub")
 	if err != nil {
 		t.Fatal(out)
@@ -225,7 +230,8 @@ func TestSecrets(t *testing.T) {
 		{"backup2 " + coded(0), "the secret of backup2 is all zeros: draw another (openssl rand -base64 32)"},
 		{"backup " + coded(3), "the name backup is that of line 1: give each machine a name of its own"},
 		{"backup2 " + coded(1), "the secret is that of line 1: give each machine a secret of its own (openssl rand -base64 32)"},
-		{"backup2 " + coded(3) + " verify-required", "backup2: cert-authority, principals, no-touch-required and verify-required are options of keys: remove them"},
+		{"backup2 " + coded(3) + " verify-required", "backup2: no-touch-required and verify-required are options of security keys: remove them here"},
+		{"backup2 " + coded(3) + ` cert-authority,principals="a"`, "backup2: cert-authority and principals are options of authorities, which have a line in the file of keys: remove them here"},
 		{"backup2 " + coded(3) + ` doors="web", one-address`, "backup2: nothing stands after a comma between options: put no blank there, and no comma at their end"},
 		{"backup2 " + coded(3) + ` one-address doors="web"`, "backup2: more stands after the options: put commas and no blanks between them"},
 		{"backup2 " + coded(3) + ` from="there"`, `backup2: option from: "there" is no address or network: allowed are 192.0.2.7, 192.0.2.0/24, 2001:db8::/32, 192.0.2.* and these after a !; names are not looked up`},

@@ -27,7 +27,7 @@ func (p *Party) By() string { return by(p.Name, p.ID) }
 // Ask is what a party asks for.
 type Ask struct {
 	Now     time.Time
-	Zone    *time.Location // in which hours and times of options are read
+	Zone    *time.Location // in which hours and times of options are read; never nil
 	Door    string
 	Source  netip.Addr // where it was heard from; never IPv4-mapped, no zone
 	Address netip.Addr // what the grant is to be for; the zero Addr for Source
@@ -114,7 +114,7 @@ func (p *Party) permits(o *Options, a Ask, most *limit) *Refusal {
 
 // permits judges by what the certificate itself says.
 func (c *certificate) permits(a Ask, most *limit) *Refusal {
-	if c.unknown != "" {
+	if c.unknown {
 		return &Refusal{Reason: CriticalOption}
 	}
 	if after := seconds(c.after); a.Now.Before(after) {
