@@ -58,6 +58,8 @@ func (r clubRule) Shares(other knock.Rule) error {
 	return nil
 }
 
+func (club) Digest(_ knock.File, text []byte) (any, error) { return text, nil }
+
 type clubKept struct {
 	knock.Kept
 	rules   []knock.Use
@@ -80,7 +82,8 @@ func (k *clubKept) Files() (all []knock.File) {
 	}
 	return all
 }
-func (k *clubKept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
+	text, _ := digest.([]byte)
 	if err != nil {
 		k.fed = append(k.fed, err.Error())
 		return c
