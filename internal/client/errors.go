@@ -161,8 +161,8 @@ var errProveLate = errors.New("the key has not signed within 55s: the gateway wa
 type RefusedError struct {
 	Reason seal.Reason
 	Kind   seal.CredentialKind // that was shown
-	Source netip.Addr // where the gateway saw the visitor
-	Until  time.Time  // when what the reason says changes; zero: that is not known
+	Source netip.Addr          // where the gateway saw the visitor
+	Until  time.Time           // when what the reason says changes; zero: that is not known
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
