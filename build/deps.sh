@@ -50,7 +50,6 @@ rpm rpm
 lintian lintian
 zip zip"
 bench="$demo
-strace strace
 iptables iptables
 knockd knockd knockd
 fwknopd fwknop-server fwknop-server

@@ -44,8 +44,8 @@ func TestDoorsThatShareAPlace(t *testing.T) {
 		want(t, "answer to a door that is not there", c.says(neighbour, "nowhere open alice"), "ssh: open for 30s")
 		want(t, "at web", c.in("web"), "192.0.2.2 club alice")
 		want(t, "at ssh", c.in("ssh"), "192.0.2.2 club alice, 192.0.2.9 club alice")
-		if c.m.openers[knock.Place{Medium: knock.Datagrams, Port: 5005}] != knock.Opener(clubOpener(5005)) {
-			t.Errorf("datagrams are opened by %v, want the Kept's opener", c.m.openers[knock.Place{Medium: knock.Datagrams, Port: 5005}])
+		if at := (knock.Place{Medium: knock.Datagrams, Port: 5005}); c.m.openers[at] != knock.Opener(clubOpener(5005)) {
+			t.Errorf("datagrams are opened by %v, want the Kept's opener", c.m.openers[at])
 		}
 	})
 }

@@ -62,7 +62,7 @@ func (k *kept) Use(now time.Time, uses []knock.Use) []string {
 func (k *kept) Files() (all []knock.File) {
 	has := make(map[string]int)
 	for _, u := range k.uses {
-		for _, f := range rule(u.Rule).files() {
+		for _, f := range rule(u.Rule).Uses() {
 			i, ok := has[f.Path]
 			if !ok {
 				has[f.Path] = len(all)

@@ -13,6 +13,7 @@ import (
 
 // entries are all who may knock, each once, in the order of files and then of identities.
 func (k *kept) entries(match string) (all []KeyEntry, more int) {
+	all = []KeyEntry{}
 	at := make(map[string]int)
 	add := func(door string, e KeyEntry) {
 		i, has := at[e.ID+e.Origin]

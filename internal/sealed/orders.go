@@ -109,6 +109,18 @@ func (c *call) at(door string) (knock.Use, error) {
 	return knock.Use{}, wrong("", "door %q has no sealed knock: allowed are %s", door, strings.Join(slices.Compact(doors), ", "))
 }
 
+// gate is at, with the gateway's key there.
+func (c *call) gate(door string) (u knock.Use, id *identity, err error) {
+	if u, err = c.at(door); err != nil {
+		return u, nil, err
+	}
+	path := rule(u.Rule).Identity
+	if id = c.kept.files[path].identity; id == nil {
+		return u, nil, wrong("doorward keys identity "+path, "the gateway has no key: %s cannot be used", path)
+	}
+	return u, id, nil
+}
+
 func (c *call) random(b []byte) error {
 	if _, err := io.ReadFull(c.kept.random, b); err != nil {
 		return fmt.Errorf("draw a secret: %w", err)
@@ -119,17 +131,13 @@ func (c *call) random(b []byte) error {
 const (
 	inviteLasts = 7 * 24 * time.Hour
 	inviteMost  = 366 * 24 * time.Hour
+	sheetLasts  = 20 // years, for which rescue codes may lie in a drawer
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
-	u, err := c.at(a.Door)
+	u, id, err := c.gate(a.Door)
 	if err != nil {
 		return reply, err
-	}
-	r := rule(u.Rule)
-	id := c.kept.files[r.Identity].identity
-	if id == nil {
-		return reply, wrong("doorward status", "the gateway has no key: %s cannot be used", r.Identity)
 	}
 	lasts := time.Duration(a.Seconds) * time.Second
 	if lasts == 0 {
@@ -150,8 +158,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	if made.Options, err = doorOptions(a.Options, a.Door); err != nil {
 		return reply, err
 	}
-	reply = Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
-		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: made.Expires}
+	reply = id.invite(u, made.Expires)
 	if a.Key != "" {
 		f, err := credential.ParseFingerprint(a.Key)
 		if err != nil {
@@ -172,6 +179,13 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	c.Marks = append(c.Marks, made.mark(inviteMark))
 	c.note("made the invite %s for %s, until %s", made.short(), name, made.Expires.UTC().Format(time.RFC3339))
 	return reply, nil
+}
+
+// invite is one that enrols nobody as yet.
+func (id *identity) invite(u knock.Use, expires time.Time) Invite {
+	r := rule(u.Rule)
+	return Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
+		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: expires}
 }
 
 // short is what people call a code by.
@@ -198,15 +212,18 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 	case a.Count < 1 || a.Count > 100:
 		return reply, wrong("", "%d rescue codes: allowed are 1 to 100", a.Count)
 	case len(l.rescues)+a.Count > mostRescues:
-		return reply, wrong("doorward keys withdraw --rescue", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
+		return reply, wrong("doorward keys withdraw --rescues", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
 	}
-	if _, err := c.at(a.Door); err != nil {
+	u, id, err := c.gate(a.Door)
+	if err != nil {
 		return reply, err
 	}
 	options, err := doorOptions("", a.Door)
 	if err != nil {
 		return reply, err
 	}
+	reply.Invite = id.invite(u, c.now.AddDate(sheetLasts, 0, 0).Truncate(time.Second))
+	reply.Invite.Bound = true
 	for range a.Count {
 		var secret [16]byte
 		if err := c.random(secret[:]); err != nil {
