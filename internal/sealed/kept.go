@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/credential"
@@ -30,6 +31,7 @@ type held struct {
 	revoked  *credential.Revocations
 	fed      bool // it has been fed, be it with an error
 	good     bool // one of the fields above is of the file
+	absent   bool // there was no such file, ever
 }
 
 // Keep returns what the knocks of a gateway are to have in common.
@@ -84,50 +86,18 @@ func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock
 	first := !h.fed
 	h.fed = true
 	next := held{fed: true, good: true}
-	for _, u := range k.uses {
-		r := rule(u.Rule)
-		for _, as := range []struct {
-			path string
-			read func(*held) ([]credential.Problem, error)
-		}{
-			{r.Identity, func(h *held) (_ []credential.Problem, bad error) {
-				if bad = err; err == nil {
-					h.identity, bad = parseIdentity(text)
-				}
-				return nil, bad
-			}},
-			{r.Keys, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = absent(err); err == nil {
-					var list []credential.Key
-					list, problems = credential.Parse(text, path)
-					h.keys = credential.NewKeys(list)
-				}
-				return problems, bad
-			}},
-			{r.Secrets, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = absent(err); err == nil {
-					h.secrets, problems = credential.ParseSecrets(text, path)
-				}
-				return problems, bad
-			}},
-			{r.Revoked, func(h *held) (_ []credential.Problem, bad error) {
-				if bad = err; err == nil {
-					h.revoked, bad = credential.ParseRevocations(text)
-				}
-				return nil, bad
-			}},
-		} {
-			if as.path != path || path == "" {
-				continue
-			}
-			problems, bad := as.read(&next)
-			if bad != nil {
-				c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %v; %s", path, bad, k.without(h)))
-				return c
-			}
-			for _, p := range problems {
-				c.Warnings = append(c.Warnings, p.String())
-			}
+	if first && errors.Is(err, fs.ErrNotExist) {
+		next.absent = true
+	}
+	for _, read := range k.readings(path) {
+		problems, bad := read(&next, path, text, err)
+		if bad != nil {
+			c.Warnings = []string{fmt.Sprintf("%s: %v; %s", path, bad, h.without())}
+			k.publish(now)
+			return c
+		}
+		for _, p := range problems {
+			c.Warnings = append(c.Warnings, p.String())
 		}
 	}
 	*h = next
@@ -139,16 +109,71 @@ func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock
 	return c
 }
 
-// absent lets a file that is not there count as an empty one: it has nobody in it.
-func absent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+// reading takes in a file for one of its purposes.
+type reading func(h *held, path string, text []byte, err error) ([]credential.Problem, error)
+
+// readings are what a file is read for.
+func (k *kept) readings(path string) (all []reading) {
+	for _, purpose := range []struct {
+		file func(Rule) string
+		read reading
+	}{
+		{func(r Rule) string { return r.Identity }, readIdentity},
+		{func(r Rule) string { return r.Keys }, readKeys},
+		{func(r Rule) string { return r.Secrets }, readSecrets},
+		{func(r Rule) string { return r.Revoked }, readRevoked},
+	} {
+		if slices.ContainsFunc(k.uses, func(u knock.Use) bool { return purpose.file(rule(u.Rule)) == path }) {
+			all = append(all, purpose.read)
+		}
+	}
+	return all
+}
+
+func readIdentity(h *held, _ string, text []byte, err error) (_ []credential.Problem, bad error) {
+	if err != nil {
+		return nil, err
+	}
+	h.identity, bad = parseIdentity(text)
+	return nil, bad
+}
+
+func readKeys(h *held, path string, text []byte, err error) ([]credential.Problem, error) {
+	if err != nil {
+		return nil, h.unless(err)
+	}
+	list, problems := credential.Parse(text, path)
+	h.keys = credential.NewKeys(list)
+	return problems, nil
+}
+
+func readSecrets(h *held, path string, text []byte, err error) (problems []credential.Problem, _ error) {
+	if err != nil {
+		return nil, h.unless(err)
+	}
+	h.secrets, problems = credential.ParseSecrets(text, path)
+	return problems, nil
+}
+
+func readRevoked(h *held, _ string, text []byte, err error) (_ []credential.Problem, bad error) {
+	if err != nil {
+		return nil, err
+	}
+	h.revoked, bad = credential.ParseRevocations(text)
+	return nil, bad
+}
+
+// unless lets a file that has never been there count as an empty one: it has nobody in it.
+// One that was there and is gone says nothing about whom it let in.
+func (h *held) unless(err error) error {
+	if h.absent {
 		return nil
 	}
 	return err
 }
 
 // without says what happens while a file cannot be used.
-func (k *kept) without(h *held) string {
+func (h *held) without() string {
 	if h.good {
 		return "what it had before stays in force"
 	}
@@ -203,6 +228,9 @@ func (k *kept) ring(r Rule) *credential.Ring {
 		return nil
 	}
 	o := k.ledger.origins()
+	if !keys.good {
+		o.Enrolled = nil // whom the file may leave less than that
+	}
 	o.File, o.Secrets = keys.keys, secrets.secrets
 	if revoked.revoked != nil {
 		o.Revoked = append(o.Revoked, revoked.revoked)
@@ -237,14 +265,23 @@ func (k *kept) opener(port uint16) *opener {
 // Opener returns the one of a port.
 func (k *kept) Opener(port uint16) knock.Opener { return k.opener(port) }
 
-// Stands says whether somebody's grant may stand.
-func (k *kept) Stands(by string) bool {
+// Stands says whether somebody's grant at a door may stand.
+func (k *kept) Stands(door, by string) bool {
 	id := credential.ID(by)
+	if k.ledger.locked[id] != "" || k.ledger.revoked[id] != "" {
+		return false
+	}
+	knocks := false
 	for _, u := range k.uses {
-		d := k.desk(u.Door, rule(u.Rule))
-		if d == nil || d.ring == nil || d.ring.Stands(id) {
+		if u.Door != door {
+			continue
+		}
+		knocks = true
+		r := rule(u.Rule)
+		d := k.desk(door, r)
+		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(door, id) {
 			return true // or it is not known
 		}
 	}
-	return len(k.uses) == 0
+	return !knocks
 }

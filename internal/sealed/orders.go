@@ -21,6 +21,7 @@ const (
 	mostRescues  = 1000
 	mostEnrolled = 100_000
 	mostListed   = 1000
+	mostCounters = 2 * mostEnrolled // of single packets
 )
 
 // call is an order that is being carried out.
@@ -34,7 +35,7 @@ type call struct {
 
 // Order carries out an operator's order.
 func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (knock.Change, json.RawMessage, error) {
-	k.used.undone()
+	k.ledger.sweep(now, false)
 	c := &call{kept: k, now: now, who: who, args: args}
 	var reply any
 	var err error
@@ -118,7 +119,7 @@ func (c *call) random(b []byte) error {
 
 const (
 	inviteLasts = 7 * 24 * time.Hour
-	inviteMost  = 366 * 24 * time.Hour
+	inviteMost  = 366 * 24 * 3600 // in seconds
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
@@ -132,15 +133,19 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, wrong("doorward status", "the gateway has no key: %s cannot be used", r.Identity)
 	}
 	lasts := time.Duration(a.Seconds) * time.Second
-	if lasts == 0 {
+	if a.Seconds == 0 {
 		lasts = inviteLasts
 	}
 	name := credential.Name(a.For)
-	switch l := &c.kept.ledger; {
+	l := &c.kept.ledger
+	if len(l.invites) >= mostInvites {
+		c.Marks = append(c.Marks, l.sweep(c.now, true)...)
+	}
+	switch {
 	case name == "":
 		return reply, wrong("doorward invite --for NAME", "an invite is for somebody: whom, is the name of the key that it enrols")
-	case a.Seconds < 0 || lasts < time.Minute || lasts > inviteMost:
-		return reply, wrong("", "an invite that lasts %s: allowed are 1m to %s", lasts, inviteMost)
+	case a.Seconds < 0 || a.Seconds > inviteMost || lasts < time.Minute:
+		return reply, wrong("", "an invite that lasts %d seconds: allowed are 60 to %d (366 days)", a.Seconds, inviteMost)
 	case len(l.invites) >= mostInvites:
 		return reply, wrong("doorward keys list", "there are %d invites already: withdraw some", len(l.invites))
 	case len(l.keys) >= mostEnrolled:
@@ -271,9 +276,12 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	l := &c.kept.ledger
 	if a.Rescues {
-		n := len(l.rescues)
-		for hash := range l.rescues {
-			c.Marks = append(c.Marks, forget(rescueMark, hash))
+		n := 0
+		for hash, r := range l.rescues {
+			if r.use == "" {
+				n++
+				c.Marks = append(c.Marks, forget(rescueMark, hash))
+			}
 		}
 		clear(l.rescues)
 		c.note("withdrew all %d rescue codes", n)
@@ -281,7 +289,7 @@ func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	}
 	var found []string
 	for hash, i := range l.invites {
-		if a.Invite != "" && (i.short() == a.Invite || i.Name == a.Invite) {
+		if a.Invite != "" && i.use == "" && (i.short() == a.Invite || i.Name == a.Invite) {
 			found = append(found, hash)
 		}
 	}
