@@ -58,7 +58,11 @@ func TestARecordingIsWorthNothing(t *testing.T) {
 			s.must(err)
 		}
 	}
-	altered.silent("what was altered or cut short")
+	for b, err := altered.read(time.Now().Add(dark)); err == nil; b, err = altered.read(time.Now().Add(dark)) {
+		if e, _ := altered.v.Read(b); e != seal.Nothing || len(b) != 64 { // the gateway is busy with hellos that are altered behind their tag
+			t.Errorf("to what was altered or cut short, %d bytes came back: %v", len(b), e)
+		}
+	}
 
 	s.has("web", visitor4+" sealed alice")
 	if n := s.trail(audit.EventGranted, ""); n != 1 {
@@ -110,10 +114,14 @@ func TestOneRequestFromAThousandSockets(t *testing.T) {
 		s.must(err)
 	}
 	s.has("web", visitor4+" sealed alice")
-	k.send(d)
-	if a := k.wait(seal.Answered); a.Status != seal.Opened {
-		t.Errorf("who asks once more is answered: %+v", a)
-	}
+	s.until("an answer to who asks again", func() error { // nobody gets more than a few a second
+		k.send(d)
+		b, err := k.read(time.Now().Add(dark))
+		if e, a := k.v.Read(b); err != nil || e != seal.Answered || a.Status != seal.Opened {
+			return fmt.Errorf("%d bytes, %v, %+v", len(b), e, a)
+		}
+		return nil
+	})
 	if n := s.trail(audit.EventGranted, ""); n != 1 {
 		t.Errorf("the trail has %d grants, want 1", n)
 	}

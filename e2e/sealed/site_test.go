@@ -236,6 +236,17 @@ func (s *site) trail(event, source string) (n int) {
 	return n
 }
 
+// recorded waits until the trail has so many records of an event about a source.
+func (s *site) recorded(event, source string, want int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("%d records of %s", want, event), func() error {
+		if n := s.trail(event, source); n != want {
+			return fmt.Errorf("there are %d", n)
+		}
+		return nil
+	})
+}
+
 // status is the latest.
 func (s *site) status() control.Status {
 	s.t.Helper()
