@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/knock"
@@ -17,6 +18,7 @@ var (
 	_ knock.Drafted  = Kind{}
 	_ knock.Equipped = Rule{}
 	_ knock.Invited  = Rule{}
+	_ knock.Timed    = Rule{}
 )
 
 // Brief says what sets the kind apart.
@@ -119,6 +121,14 @@ func (r Rule) Equipment(random io.Reader) ([]knock.Equipment, error) {
 		return nil, err
 	}
 	return []knock.Equipment{{Path: r.Identity, Text: identity}, {Path: r.Keys, Text: []byte(emptyKeys)}}, nil
+}
+
+// Fresh is about single packets: a handshake needs no clock.
+func (r Rule) Fresh() time.Duration {
+	if r.OneWay {
+		return fresh
+	}
+	return 0
 }
 
 // Maker makes the identity.
