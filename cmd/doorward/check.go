@@ -157,8 +157,10 @@ func inspectFile(r knock.Equipped, f knock.File, warn func(problem, hint string)
 	}
 	text, err := read(f.Path, knock.MaxFile)
 	hint := ""
+	at := f.Path
 	if untrusted, ok := errors.AsType[*files.Error](err); ok {
-		err, hint = fmt.Errorf("%s %s: it is not used", untrusted.Path, untrusted.Problem), untrusted.Fix
+		at, hint = untrusted.Path, untrusted.Fix
+		err = fmt.Errorf("%s: it is not used", untrusted.Problem)
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -169,7 +171,7 @@ func inspectFile(r knock.Equipped, f knock.File, warn func(problem, hint string)
 	}
 	_, wrong := r.Inspect(f.Path, text, err)
 	for _, w := range wrong {
-		warn(f.Path+": "+w, hint)
+		warn(at+": "+w, hint)
 	}
 }
 

@@ -37,7 +37,11 @@ func (h *Host) inspect(r knock.Equipped, f knock.File, reader *reader) (all []Fi
 	text, err := read(path, knock.MaxFile)
 	do := ""
 	if untrusted, ok := errors.AsType[*files.Error](err); ok {
-		err, do = fmt.Errorf("%s %s: it is not used", untrusted.Path, untrusted.Problem), untrusted.Fix
+		what := untrusted.Problem
+		if untrusted.Path != path {
+			what = untrusted.Path + " " + what
+		}
+		err, do = errors.New(what+": it is not used"), untrusted.Fix
 	}
 	switch why := reader.kept(path); {
 	case errors.Is(err, fs.ErrPermission):

@@ -113,6 +113,4 @@ type Lots struct {
 	// to outgoing connections. For doorward init they also have no name in /etc/services,
 	// and scanners do not try them first.
 	Ports func(m Medium, n int) ([]uint16, error)
-	// Taken says whether something on this machine, or a door, uses a port.
-	Taken func(m Medium, number uint16) bool
 }
