@@ -217,7 +217,7 @@ func (w *walker) versioned(v any) *jsonschema.Schema {
 }
 
 func (w *walker) of(t reflect.Type) *jsonschema.Schema {
-	if t == reflect.TypeFor[json.RawMessage]() { // an object, of which somebody else knows what is in it
+	if t == reflect.TypeFor[json.RawMessage]() { // whose keys are not the API's
 		return &jsonschema.Schema{Type: "object"}
 	}
 	switch t.Kind() {

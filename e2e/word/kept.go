@@ -30,6 +30,9 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 	return k
 }
 
+// Digest is the text itself.
+func (Kind) Digest(_ knock.File, text []byte) (any, error) { return string(text), nil }
+
 type kept struct {
 	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order
@@ -49,8 +52,8 @@ type good struct{ name, word string }
 // publish has the openers go by what is known now.
 func (k *kept) publish() {
 	w := &vocabulary{at: make(map[uint16][]good), book: make(map[string]string)}
-	for _, u := range k.rules {
-		r := u.Rule.(Rule)
+	for _, use := range k.rules {
+		r := use.Rule.(Rule)
 		if withdrawn, fed := k.texts[r.Withdrawn]; r.Withdrawn == "" || fed && !slices.Contains(strings.Split(withdrawn, "\n"), r.Word) {
 			w.at[r.Port] = append(w.at[r.Port], good{"", r.Word})
 		}
@@ -65,17 +68,10 @@ func (k *kept) publish() {
 }
 
 // Use goes by other rules.
-func (k *kept) Use(_ time.Time, rules []knock.Use) (warnings []string) {
+func (k *kept) Use(_ time.Time, rules []knock.Use) []string {
 	k.rules = rules
 	k.publish()
-	at := make(map[string]bool)
-	for _, u := range rules {
-		if at[u.Door] {
-			warnings = append(warnings, "one word a door is enough")
-		}
-		at[u.Door] = true
-	}
-	return warnings
+	return nil
 }
 
 // Recogniser goes on from the numbers that the words' marks have.
@@ -91,8 +87,8 @@ func (k *kept) Recogniser(_ string, r knock.Rule, _ time.Time, marks []knock.Mar
 
 // Files are those of the rules.
 func (k *kept) Files() (all []knock.File) {
-	for _, u := range k.rules {
-		for _, f := range u.Rule.(Rule).files() {
+	for _, use := range k.rules {
+		for _, f := range use.Rule.(Rule).files() {
 			if !slices.Contains(all, f) {
 				all = append(all, f)
 			}
@@ -102,12 +98,13 @@ func (k *kept) Files() (all []knock.File) {
 }
 
 // Feed takes in the words of a file. Who had one that is gone has its grants no more.
-func (k *kept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
 	if err != nil {
 		return c
 	}
 	before := k.now.Load().book
-	k.texts[path] = string(text)
+	text, _ := digest.(string)
+	k.texts[path] = text
 	k.publish()
 	for name, word := range before {
 		if k.now.Load().book[name] != word {

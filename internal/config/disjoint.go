@@ -57,7 +57,7 @@ func (c claim) where() string { return fmt.Sprintf("door %q, line %d", c.door, c
 // the order of their ports, so that a thousand doors take only a moment.
 func (p *places) disjoint(metrics string) {
 	slices.SortFunc(p.claims, func(a, b claim) int {
-		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.First, b.port.First))
+		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.First, b.port.First), cmp.Compare(a.Line(), b.Line()))
 	})
 	p.sharedAlike()
 	for i, x := range p.claims {

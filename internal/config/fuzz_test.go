@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sealed"
 	"github.com/doorward/doorward/internal/tables"
 	"github.com/doorward/doorward/internal/touch"
 )
@@ -162,10 +163,16 @@ func validDoor(d *Door) error {
 	}
 	names := map[string]bool{}
 	for _, k := range d.Knocks {
-		if names[k.Name] || !strings.HasPrefix(k.Name, "touch") || k.Kind != "touch" {
+		if names[k.Name] || !strings.HasPrefix(k.Name, k.Kind) {
 			return errors.New("names of knocks")
 		}
 		names[k.Name] = true
+		if r, ok := k.Rule.(sealed.Rule); ok {
+			if r.Port == 0 || !cleanPath(r.Identity) || !cleanPath(r.Keys) || r.AnySource && !r.OneWay || !between(r.MaxOpenFor, time.Second, 30*24*time.Hour) {
+				return errors.New("sealed")
+			}
+			continue
+		}
 		if err := validKnock(d, touchOf(k)); err != nil {
 			return err
 		}

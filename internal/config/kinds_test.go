@@ -109,7 +109,7 @@ kind = "wodr"
 			`6: door.ssh.knock[0].prot: unknown key: did you mean "port"?: allowed are kind, port, patience`,
 			`9: door.ssh.knock[1].port: "5005/udp": a string, not an integer: allowed are port numbers, 1 to 65535`,
 			`10: door.ssh.knock[2].port: missing: allowed are port numbers, 1 to 65535`,
-			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: did you mean "word"?: allowed are "touch" and "word"`,
+			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: did you mean "word"?: allowed are "sealed", "touch" and "word"`,
 		}},
 		{"of its places", `[door.a]
 ports = ["51820/udp"]
@@ -142,7 +142,7 @@ func TestReferenceOfAKindThatIsNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(c.Doors[1].Knocks); n != 2 {
+	if n := len(c.Doors[1].Knocks); n != 3 {
 		t.Errorf("door %s of the reference has %d knocks, want one of each kind", c.Doors[1].Name, n)
 	}
 }

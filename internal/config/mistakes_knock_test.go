@@ -5,21 +5,17 @@ var knockCases = []mistakeCase{
 kind = "sequence"
 ports = ["7000/tcp", "8000/udp"]
 [[door.ssh.knock]]
-kind = "sealed"
-port = 41641
-[[door.ssh.knock]]
 kind = "fwknop"
 [[door.ssh.knock]]
 kind = "morse"
 [[door.ssh.knock]]
 listen = [1]
 `, []string{
-		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
-		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
-		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
-		`12: door.ssh.knock[3].kind: "morse": unknown kind of knock: allowed are "touch"`,
-		`13: door.ssh.knock[4].kind: missing: allowed are "touch"`,
-		`13: door.ssh.knock[4].touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not support this kind of knock yet: allowed are "sealed" and "touch"`,
+		`7: door.ssh.knock[1].kind: "fwknop": this version of doorward does not support this kind of knock yet: allowed are "sealed" and "touch"`,
+		`9: door.ssh.knock[2].kind: "morse": unknown kind of knock: allowed are "sealed" and "touch"`,
+		`10: door.ssh.knock[3].kind: missing: allowed are "sealed" and "touch"`,
+		`10: door.ssh.knock[3].touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
 	}},
 	{"a kind under another key, and more", ssh + `[[door.ssh.knock]]
 type = "touch"
@@ -28,7 +24,7 @@ touch = [59001]
 withn = "1m"
 penalty = 5
 `, []string{
-		`3: door.ssh.knock[0].kind: missing: allowed are "touch"`,
+		`3: door.ssh.knock[0].kind: missing: allowed are "sealed" and "touch"`,
 		`4: door.ssh.knock[0].type: unknown key: did you mean "kind"?: allowed are ` +
 			`kind, listen, touch, order, within, judge, penalty, scope`,
 		`6: door.ssh.knock[0].touch[0]: 59001: not in "listen": nobody would hear it: allowed are ports of door.ssh.knock[0].listen`,
@@ -48,11 +44,11 @@ touch = [59000]
 [[door.ssh.knock]]
 kid = "morse"
 `, []string{
-		`4: door.ssh.knock[0].kind: "tuch": unknown kind of knock: did you mean "touch"?: allowed are "touch"`,
+		`4: door.ssh.knock[0].kind: "tuch": unknown kind of knock: did you mean "touch"?: allowed are "sealed" and "touch"`,
 		`5: door.ssh.knock[0].listen[0]: 0: not a port: allowed are port numbers, 1 to 65535`,
-		`8: door.ssh.knock[1].kind: 5: an integer, not a string: allowed are "touch"`,
+		`8: door.ssh.knock[1].kind: 5: an integer, not a string: allowed are "sealed" and "touch"`,
 		`9: door.ssh.knock[1].order: "givn": did you mean "given"?: allowed are "any" and "given"`,
-		`12: door.ssh.knock[2].kind: missing: allowed are "touch"`,
+		`12: door.ssh.knock[2].kind: missing: allowed are "sealed" and "touch"`,
 	}},
 	{"one table for a list, and a list for one table", ssh + `[[door.ssh.service]]
 unit = "ssh"

@@ -181,7 +181,7 @@ func TestHints(t *testing.T) {
 		{ssh + "presence.logins = \"/var/log/secure\"\n" + oneKnock, `write ["/var/log/secure"]`},
 		{ssh + "presence.logins = []\n" + oneKnock, `write "off" to read no logins`},
 		{ssh + oneKnock + "judge = \"1m\"\n", `write "every 1m"`},
-		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or use kind "touch"`},
+		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or use kind "sealed"`},
 		{ssh + "knock = [{kind = \"touch\", listen = [\"1/tcp\"], touch = [1]}]\n", `listeners are always TCP: write 1`},
 	}
 	for _, tt := range tests {

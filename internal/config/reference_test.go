@@ -26,6 +26,10 @@ func TestReferenceIsTheDefaults(t *testing.T) {
 ports = ["22/tcp"]
 service.unit = "ssh.service"
 [[door.ssh.knock]]
+kind = "sealed"
+secrets = "/etc/doorward/secrets"
+revoked = "/etc/doorward/revoked_keys"
+[[door.ssh.knock]]
 kind = "touch"
 listen = [59000, 59001, 59002]
 touch = [59000, 59002]

@@ -9,6 +9,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sealed"
 )
 
 // secondReading holds the keys that decide who gets in, as the TOML library itself
@@ -21,12 +22,44 @@ type secondReading struct {
 		SingleUse bool    `toml:"single_use"`
 		Refuse    string
 		Penalties string
-		Knock     []struct {
-			Listen, Touch   []int64
-			Within, Penalty *string
-			Order, Scope    string
+		Knock     []writtenKnock
+	}
+}
+
+// writtenKnock has the keys of all kinds.
+type writtenKnock struct {
+	Kind string
+
+	Listen, Touch   []int64
+	Within, Penalty *string
+	Order, Scope    string
+
+	Port                             *int64
+	Carriers                         []string
+	Identity, Keys, Secrets, Revoked *string
+	OneWay                           bool    `toml:"one_way"`
+	AnySource                        bool    `toml:"any_source"`
+	MaxOpenFor                       *string `toml:"max_open_for"`
+}
+
+// sealed compares the rule of a sealed knock.
+func (w writtenKnock) sealed(r sealed.Rule) error {
+	for _, f := range []struct {
+		key     string
+		written *string
+		got     string
+	}{{"identity", w.Identity, r.Identity}, {"keys", w.Keys, r.Keys}, {"secrets", w.Secrets, r.Secrets}, {"revoked", w.Revoked, r.Revoked}} {
+		if f.written != nil && *f.written != f.got {
+			return fmt.Errorf("%s is %q, not %q", f.key, f.got, *f.written)
 		}
 	}
+	switch {
+	case w.Port != nil && *w.Port != int64(r.Port):
+		return fmt.Errorf("port is %d, not %d", r.Port, *w.Port)
+	case slices.Contains(w.Carriers, "tcp") != r.TCP, w.OneWay != r.OneWay, w.AnySource != r.AnySource:
+		return fmt.Errorf("carriers, one_way or any_source are not %+v", r)
+	}
+	return sameLength("max_open_for", w.MaxOpenFor, r.MaxOpenFor)
 }
 
 // saysTheSame compares an accepted text with what became of it: nothing that is
@@ -53,6 +86,12 @@ func saysTheSame(text []byte, c *Config) error {
 			return err
 		}
 		for i := range d.Knocks {
+			if of, ok := d.Knocks[i].Rule.(sealed.Rule); ok {
+				if err := w.Knock[i].sealed(of); err != nil {
+					return fmt.Errorf("knock %d: %w", i, err)
+				}
+				continue
+			}
 			k := touchOf(d.Knocks[i])
 			switch {
 			case !slices.Equal(w.Knock[i].Listen, numbers(k.Listen)):

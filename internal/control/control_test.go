@@ -138,6 +138,14 @@ func TestOrders(t *testing.T) {
 			func() (control.Reply, error) { return c.Apply(ctx, control.ApplyRequest{Action: "undo"}) },
 			control.ApplyRequest{Action: "undo"},
 		},
+		{
+			func() (control.Reply, error) { return c.Kind(ctx, "sealed", "lock", map[string]string{"key": "alice"}) },
+			control.KindRequest{Kind: "sealed", What: "lock", Args: json.RawMessage(`{"key":"alice"}`)},
+		},
+		{
+			func() (control.Reply, error) { return c.Kind(ctx, "sealed", "list", nil) },
+			control.KindRequest{Kind: "sealed", What: "list", Args: json.RawMessage(`{}`)},
+		},
 	} {
 		got, err := tt.send()
 		if err != nil {
@@ -223,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		code                 int
 		want                 string
 	}{
-		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/apply, /v1/arm, /v1/close, /v1/diff, /v1/explain, /v1/log, /v1/open, /v1/status`},
+		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/apply, /v1/arm, /v1/close, /v1/diff, /v1/explain, /v1/log, /v1/open, /v1/status, /v1/kinds/KIND/ORDER`},
 		{"POST", "/v1/status", "", 405, `method "POST" on /v1/status: allowed is GET`},
 		{"GET", "/v1/open", "", 405, `method "GET" on /v1/open: allowed is POST`},
 		{"GET", "/v1/status?wacht=1", "", 400, `query parameter "wacht" is not known: allowed are watch`},
@@ -270,6 +278,12 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/apply", `{"action":"apply","confirm":"0s"}`, 400, `confirm "0s": ` + aConfirm},
 		{"POST", "/v1/apply", `{"action":"undo","force":true}`, 400, `force goes with action "apply" only, not with "undo"`},
 		{"POST", "/v1/apply", `{"action":"apply","id":7}`, 400, `id 7 goes with actions "keep" and "undo" only, not with "apply"`},
+		{"POST", "/v1/kinds/sealed/lock", `[]`, 400, `the arguments of order "lock" to the sealed knock are not one JSON object`},
+		{"POST", "/v1/kinds/sealed/lock", `{"key":""}`, 400, `key is "": give a value, or leave the key out`},
+		{"POST", "/v1/kinds/sealed/Lock", `{}`, 400, `order "Lock": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`},
+		{"POST", "/v1/kinds//lock", `{}`, 400, `kind "": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`},
+		{"GET", "/v1/kinds/sealed/lock", ``, 405, `method "GET" on /v1/kinds/sealed/lock: allowed is POST`},
+		{"POST", "/v1/kinds/sealed/lock", `{"key":"` + strings.Repeat("x", 70_000) + `"}`, 413, `the body is larger than 65536 bytes`},
 		{"POST", "/v1/diff", `{}`, 405, `method "POST" on /v1/diff: allowed is GET`},
 		{"POST", "/v1/open", `{"door":"` + strings.Repeat("x", 70_000) + `"}`, 413, `the body is larger than 65536 bytes`},
 	} {

@@ -79,6 +79,9 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
 		{"POST", "/v1/apply", "", `{"action":"keep","id":7}`},
 		{"POST", "/v1/apply", "", `{"action":"apply","force":true}`},
+		{"POST", "/v1/kinds/sealed/lock", "", `{"key":"SHA256:x","cut":true}`},
+		{"POST", "/v1/kinds/sealed/lock", "", ""},
+		{"POST", "/v1/kinds/sealed/", "", `{"door":""}`},
 		{"GET", "/v1/diff", "", ""},
 		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
 	} {
@@ -158,6 +161,10 @@ func unsound(order any) string {
 			return ""
 		}
 		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" || o.Force {
+			return "not checked"
+		}
+	case KindRequest:
+		if !soundDoor(o.Kind, false) || !soundDoor(o.What, false) || !bytes.HasPrefix(bytes.TrimSpace(o.Args), []byte("{")) || !json.Valid(o.Args) {
 			return "not checked"
 		}
 	default:

@@ -260,6 +260,9 @@ func decodeKindOrder(kind, order string, body io.Reader) (any, int, error) {
 		r.Args = text
 	}
 	o, err := r.Order()
+	if err == nil && r.Args != nil {
+		err = nothingEmpty(text)
+	}
 	if err != nil {
 		return nil, http.StatusBadRequest, err
 	}

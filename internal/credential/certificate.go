@@ -23,7 +23,7 @@ type certificate struct {
 	from       *Addresses // its source-address; nil: everywhere
 	verify     bool       // a security key has verified its user
 	noTouch    bool
-	unknown    string // a critical option that is not known
+	unknown    bool // it has a critical option that is not known
 }
 
 // parseCertificate reads a user's certificate, exactly. It says nothing of whether it
@@ -72,7 +72,7 @@ func (c *certificate) restrict(critical map[string]string) (ok bool) {
 		case "force-command":
 			// What a session runs is sshd's to see to: a door gives no session.
 		default:
-			c.unknown = max(c.unknown, name)
+			c.unknown = true
 		}
 	}
 	return true

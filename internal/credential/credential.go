@@ -110,7 +110,8 @@ func Name(comment string) string {
 			kept = append(kept, w)
 		}
 	}
-	return legible.Clip(strings.Join(kept, " "), mostName)
+	// A copy: the line that it is from is not to be kept in memory for it.
+	return strings.Clone(legible.Clip(strings.Join(kept, " "), mostName))
 }
 
 // isIdentity says whether a word looks like one of those that By ends with.

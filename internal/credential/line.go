@@ -3,6 +3,7 @@ package credential
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -57,10 +58,11 @@ func Parse(text []byte, where string) ([]Key, []Problem) {
 		case bytes.HasPrefix(line, []byte("-----BEGIN ")) || bytes.HasPrefix(line, []byte("---- BEGIN ")):
 			fence = true
 			found.add(n, "%s", armored(line))
-		case fence:
+		case fence && !hasKind(line):
 			fence = !bytes.HasPrefix(line, []byte("-----END ")) && !bytes.HasPrefix(line, []byte("---- END "))
 		case len(line) == 0 || line[0] == '#':
 		default:
+			fence = false
 			k, err := parseLine(line)
 			if err != nil {
 				found.add(n, "%v", err)
@@ -71,6 +73,17 @@ func Parse(text []byte, where string) ([]Key, []Problem) {
 		}
 	}
 	return keys, found.all()
+}
+
+// hasKind says whether a line names a type of key, as none within a key of another form
+// does: where the end of one is missing, the keys after it still count.
+func hasKind(line []byte) bool {
+	for word := range bytes.FieldsSeq(line) {
+		if isKind(string(word)) {
+			return true
+		}
+	}
+	return false
 }
 
 // armored says what to do with a key in another form. The text is not repeated: it may
@@ -155,7 +168,7 @@ func badKind(line, kind string) error {
 		return fmt.Errorf("%s is refused: %s", kind, why)
 	}
 	if kind == "" {
-		return fmt.Errorf("no key in the line: allowed is a line of a .pub file, with options before it")
+		return errors.New("no key in the line: allowed is a line of a .pub file, with options before it")
 	}
 	// What stands there may be anything, even a secret: it is not repeated.
 	return fmt.Errorf("no type of key at the beginning or after the options: allowed are %s", kindList())
@@ -199,7 +212,7 @@ func splitOptions(line string) (list []option, rest string, err error) {
 		}
 		line = line[1:]
 		if line == "" || strings.ContainsRune(", \t", rune(line[0])) {
-			return nil, "", fmt.Errorf("nothing stands after a comma between options: put no blank there, and no comma at their end")
+			return nil, "", errors.New("nothing stands after a comma between options: put no blank there, and no comma at their end")
 		}
 	}
 }

@@ -89,6 +89,8 @@ func TestLinesThatAreRefused(t *testing.T) {
 		{rsaLine(2047), "an RSA key of 2047 bits is too short to be safe: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
 		{rsaLine(1024), "an RSA key of 1024 bits is too short to be safe: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
 		{rsaLine(8193), "an RSA key of 8193 bits takes too long to verify: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
+		{"ssh-rsa " + base64.StdEncoding.EncodeToString(fields(ssh.KeyAlgoRSA, "\x00\x01\x00\x01", "\x00"+strings.Repeat("\xff", 256))),
+			"the ssh-rsa key is not written as OpenSSH writes it: make its .pub file anew with ssh-keygen -y"},
 		{"ssh-rsa " + blob, `the key after "ssh-rsa" is of another type, or damaged: copy the whole line of the .pub file`},
 		{"ssh-ed25519", `no key after "ssh-ed25519": allowed is a line of a .pub file`},
 		{"ssh-ed25519 " + blob[:30], `the key after "ssh-ed25519" is not base64, or is cut short: copy the whole line of the .pub file`},
@@ -151,6 +153,11 @@ func TestWrongFiles(t *testing.T) {
 	if len(keys) != 1 || len(found) != 1 ||
 		found[0].String() != "id_ed25519:1: a private key, which belongs on no gateway: remove it here, and put in its public key (ssh-keygen -y -f FILE)" {
 		t.Errorf("of a private key and a line: %d keys and problems %v", len(keys), found)
+	}
+	// Its end is missing: the keys after it count.
+	keys, found = Parse([]byte(private[:150]+"\n\n# more\none-address "+aKey+"\nwhat\n"), "keys")
+	if len(keys) != 1 || len(found) != 2 {
+		t.Errorf("of half a private key, a line and a bad one: %d keys and problems %v", len(keys), found)
 	}
 	out, err := keygen(t, dir, nil, "-e", "-f", "key.pub")
 	if err != nil {
@@ -225,7 +232,8 @@ func TestSecrets(t *testing.T) {
 		{"backup2 " + coded(0), "the secret of backup2 is all zeros: draw another (openssl rand -base64 32)"},
 		{"backup " + coded(3), "the name backup is that of line 1: give each machine a name of its own"},
 		{"backup2 " + coded(1), "the secret is that of line 1: give each machine a secret of its own (openssl rand -base64 32)"},
-		{"backup2 " + coded(3) + " verify-required", "backup2: cert-authority, principals, no-touch-required and verify-required are options of keys: remove them"},
+		{"backup2 " + coded(3) + " verify-required", "backup2: no-touch-required and verify-required are options of security keys: remove them here"},
+		{"backup2 " + coded(3) + ` cert-authority,principals="a"`, "backup2: cert-authority and principals are options of authorities, which have a line in the file of keys: remove them here"},
 		{"backup2 " + coded(3) + ` doors="web", one-address`, "backup2: nothing stands after a comma between options: put no blank there, and no comma at their end"},
 		{"backup2 " + coded(3) + ` one-address doors="web"`, "backup2: more stands after the options: put commas and no blanks between them"},
 		{"backup2 " + coded(3) + ` from="there"`, `backup2: option from: "there" is no address or network: allowed are 192.0.2.7, 192.0.2.0/24, 2001:db8::/32, 192.0.2.* and these after a !; names are not looked up`},

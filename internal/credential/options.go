@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,16 +28,22 @@ type Options struct {
 // String is the options as they were written.
 func (o *Options) String() string { return o.text }
 
-// ParseOptions reads options as they stand before a key, "" for none.
+// ParseOptions reads options as they stand before a key, "" for none. Those of authorities
+// are refused: they make sense in a file of keys alone.
 func ParseOptions(text string) (*Options, error) {
 	if text == "" {
 		return &none, nil
 	}
 	o, rest, err := takeOptions(text)
-	if err == nil && rest != "" {
-		err = fmt.Errorf("more stands after the options: put commas and no blanks between them")
+	switch {
+	case err != nil:
+		return nil, err
+	case rest != "":
+		return nil, errors.New("more stands after the options: put commas and no blanks between them")
+	case o.authority || o.Principals != nil:
+		return nil, errors.New("cert-authority and principals are options of authorities, which have a line in the file of keys: remove them here")
 	}
-	return o, err
+	return o, nil
 }
 
 // Authority says whether they make a key one of an authority.
@@ -121,9 +128,9 @@ func readOptions(list []option) (*Options, error) {
 func (o *Options) suit(k Key) error {
 	switch {
 	case o.authority && len(o.Principals) == 0:
-		return fmt.Errorf(`an authority without principals="...", which says whose certificates count: a gateway has no users' names to compare with`)
+		return errors.New(`an authority without principals="...", which says whose certificates count: a gateway has no users' names to compare with`)
 	case !o.authority && o.Principals != nil:
-		return fmt.Errorf("option principals is for authorities alone: add cert-authority, or remove it")
+		return errors.New("option principals is for authorities alone: add cert-authority, or remove it")
 	}
 	kind := kindOf(k.Blob)
 	if !o.authority && o.Verify && !isSecurityKey(kind) {

@@ -27,7 +27,7 @@ func (p *Party) By() string { return by(p.Name, p.ID) }
 // Ask is what a party asks for.
 type Ask struct {
 	Now     time.Time
-	Zone    *time.Location // in which hours and times of options are read
+	Zone    *time.Location // in which hours and times of options are read; never nil
 	Door    string
 	Source  netip.Addr // where it was heard from; never IPv4-mapped, no zone
 	Address netip.Addr // what the grant is to be for; the zero Addr for Source
@@ -114,7 +114,7 @@ func (p *Party) permits(o *Options, a Ask, most *limit) *Refusal {
 
 // permits judges by what the certificate itself says.
 func (c *certificate) permits(a Ask, most *limit) *Refusal {
-	if c.unknown != "" {
+	if c.unknown {
 		return &Refusal{Reason: CriticalOption}
 	}
 	if after := seconds(c.after); a.Now.Before(after) {
@@ -189,7 +189,7 @@ var reasons = map[Reason]struct{ word, text string }{
 	Revoked:            {"revoked", "your key or certificate is revoked%s: ask the gateway's operator for a new invite, or get a new certificate"},
 	Principals:         {"principals", "your certificate is for nobody whom the gateway admits%s: get one with a principal of the gateway's (ssh-keygen -L shows those it has)"},
 	CriticalOption:     {"critical-option", "your certificate has a critical option that the gateway does not know%s: get one without it (ssh-keygen -L shows it)"},
-	Touch:              {"touch", "your security key was not touched%s: knock again and touch it"},
+	Touch:              {"untouched", "your security key was not touched%s: knock again and touch it"},
 	Verification:       {"verification", "your security key has not verified you%s: use a key made with ssh-keygen -O verify-required, and enter its PIN"},
 	OtherAddress:       {"other-address", "your key may not ask for another address than its own%s: knock from that address, or ask the gateway's operator (any-address)"},
 	CodeExpired:        {"code-expired", "your invite or rescue code has expired%s: ask the gateway's operator for another"},

@@ -2,10 +2,14 @@ package credential
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
 	"encoding/binary"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -33,11 +37,7 @@ func (s signer) fingerprint() Fingerprint { return FingerprintOf(s.blob()) }
 // key is its line with options.
 func (s signer) key(t testing.TB, options string) Key {
 	t.Helper()
-	o, err := ParseOptions(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return mustKey(t, Key{Blob: s.blob(), Options: o}.String())
+	return mustKey(t, strings.TrimLeft(options+" ", " ")+Key{Blob: s.blob(), Options: &none}.String())
 }
 
 // sign signs a message as a visitor does.
@@ -104,7 +104,7 @@ func TestOneVerificationForEachKnock(t *testing.T) {
 // is: it is verified with nobody's.
 func TestNobodysKeys(t *testing.T) {
 	for format, blob := range nobodies {
-		if k, err := parseBlob(blob); err != nil || !(signature{format: format}).fits(k) {
+		if k, err := parseBlob(blob); err != nil || !formatOf(k.Type(), format) {
 			t.Errorf("nobody's key for %s: %v; it cannot be verified with", format, err)
 		}
 	}
@@ -114,7 +114,40 @@ func TestNobodysKeys(t *testing.T) {
 			t.Errorf("nobody's RSA key of %d bits: %v; it cannot be verified with", bits, err)
 		}
 	}
-	// Whoever signs with nobody's key is nobody.
+	// A number that is too large for a modulus is verified, too, with nobody's.
+	s := signature{format: ssh.KeyAlgoRSASHA512, blob: append(bytes.Repeat([]byte{0xff}, 255), 0xf0)}
+	small := append([]byte{0, 0x80}, bytes.Repeat([]byte{1}, 255)...)
+	own, err := parseBlob(fields(ssh.KeyAlgoRSA, "\x01\x00\x01", string(small)))
+	if err != nil || s.fits(own) {
+		t.Errorf("a signature above the modulus fits it: %v", err)
+	}
+	if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
+		t.Errorf("a signature above the modulus does not fit nobody's key: %v", err)
+	}
+	// So is one that is shorter than the modulus, which other programs pad.
+	long := signature{format: ssh.KeyAlgoRSASHA512, blob: make([]byte, 257)}
+	if k, err := parseBlob(long.nobody()); err != nil || s.fits(k) {
+		t.Errorf("a signature that is shorter than the modulus fits it: %v", err)
+	}
+	// Whoever signs with nobody's key, which anybody can, is nobody: be it for a key of another
+	// type, which it does not fit, or for none. Nobody's P-256 key is the number 1.
+	one, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), append(make([]byte, 31), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := ssh.NewSignerFromKey(one)
+	if err != nil || !bytes.Equal(nobody.PublicKey().Marshal(), nobodies[ssh.KeyAlgoECDSA256]) {
+		t.Fatalf("the number 1 is not nobody's key: %v", err)
+	}
+	signed, err := nobody.Sign(cryptorand.Reader, Signed([]byte("message")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []Fingerprint{mustKey(t, aKey).Fingerprint, FingerprintOf(nobody.PublicKey().Marshal()), {}} {
+		if _, ok := ringOf(t, aKey).Key(f, []byte("message"), ssh.Marshal(signed)); ok {
+			t.Errorf("nobody's signature is accepted for %v", f)
+		}
+	}
 	base := signature{format: ssh.KeyAlgoED25519}
 	f := FingerprintOf(base.nobody())
 	ring := NewRing(Origins{})
@@ -291,6 +324,28 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// A fingerprint counts as a whole, though keys are found by its beginning.
+func TestFingerprintsThatBeginTheSame(t *testing.T) {
+	message := []byte("what is asked for")
+	alice, bob := newSigner(t, 1), newSigner(t, 2)
+	f := alice.fingerprint()
+	f[31] ^= 1
+	ring := NewRing(Origins{File: NewKeys([]Key{alice.key(t, "")})})
+	if _, ok := ring.Key(f, message, alice.sign(t, message)); ok {
+		t.Error("a fingerprint with another end is accepted")
+	}
+	// Two keys with one beginning are both found, as if it had been possible to make them.
+	twin := bob.key(t, "")
+	copy(twin.Fingerprint[:8], f[:8])
+	ring = NewRing(Origins{File: NewKeys([]Key{alice.key(t, ""), twin})})
+	if _, ok := ring.Key(twin.Fingerprint, message, bob.sign(t, message)); !ok {
+		t.Error("the second of two keys that begin the same is not found")
+	}
+	if _, ok := ring.Key(alice.fingerprint(), message, alice.sign(t, message)); !ok {
+		t.Error("the first of two keys that begin the same is not found")
+	}
+}
+
 func TestFingerprints(t *testing.T) {
 	f := newSigner(t, 1).fingerprint()
 	if got, err := ParseFingerprint(f.String()); err != nil || got != f {
@@ -327,6 +382,19 @@ func BenchmarkRing(b *testing.B) {
 		}
 	})
 	keys, _ := Parse(text, "keys")
+	b.Run("memory", func(b *testing.B) {
+		var before, after runtime.MemStats
+		for b.Loop() {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			list, _ := Parse(text, "keys")
+			set := NewKeys(list)
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(list)), "B/key")
+			runtime.KeepAlive(set)
+		}
+	})
 	ring := NewRing(Origins{File: NewKeys(keys)})
 	sig := known.sign(b, message)
 	b.Run("known", func(b *testing.B) {

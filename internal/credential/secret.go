@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -38,8 +39,8 @@ func (s Secret) Identity() string { return secretPrefix + hex.EncodeToString(s.I
 // Both sides derive what they send from the secret, so that the identity, which is told
 // before anything is proven, and the proof have nothing to do with each other.
 const (
-	infoID    = "doorward machine secret v1 id"
-	infoProof = "doorward machine secret v1 proof"
+	infoID    = "doorward sealed v1 secret id" // docs/PROTOCOL.md
+	infoProof = "doorward sealed v1 secret mac"
 )
 
 // SecretID returns the identity that a machine's secret is found by.
@@ -97,7 +98,7 @@ func parseSecret(line string) (s Secret, err error) {
 	coded, rest := field(rest)
 	raw, err := base64.StdEncoding.Strict().DecodeString(coded)
 	if err != nil || len(raw) != len(s.secret) {
-		return s, fmt.Errorf(`no machine's secret: allowed is NAME SECRET [OPTIONS], the secret being 32 bytes in base64 (openssl rand -base64 32)`)
+		return s, errors.New(`no machine's secret: allowed is NAME SECRET [OPTIONS], the secret being 32 bytes in base64 (openssl rand -base64 32)`)
 	}
 	if len(name) > mostName || strings.ContainsFunc(name, notOfName) {
 		return s, fmt.Errorf("the line's first word is no machine's name: allowed are letters, digits, . _ @ and -, %d characters at most", mostName)
@@ -110,8 +111,8 @@ func parseSecret(line string) (s Secret, err error) {
 	if s.Options, err = ParseOptions(rest); err != nil {
 		return s, fmt.Errorf("%s: %w", name, err)
 	}
-	if o := s.Options; o.authority || o.NoTouch || o.Verify || o.Principals != nil {
-		return s, fmt.Errorf("%s: cert-authority, principals, no-touch-required and verify-required are options of keys: remove them", name)
+	if s.Options.NoTouch || s.Options.Verify {
+		return s, fmt.Errorf("%s: no-touch-required and verify-required are options of security keys: remove them here", name)
 	}
 	return s, nil
 }

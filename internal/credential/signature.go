@@ -86,23 +86,33 @@ func (s signature) formed() bool {
 // has no assembly for their curves. A key's format is its kind for both.
 var costly = map[string]bool{ssh.KeyAlgoECDSA384: true, ssh.KeyAlgoECDSA521: true}
 
-// fits says whether a signature can be a key's, so that to verify it costs what its
-// format costs.
-func (s signature) fits(k ssh.PublicKey) bool {
-	for _, kind := range kinds {
-		if kind.name == k.Type() && slices.Contains(kind.formats, s.format) {
-			n, isRSA := k.(ssh.CryptoPublicKey).CryptoPublicKey().(*rsa.PublicKey)
-			return !isRSA || n.Size() == len(s.blob)
+// formatOf says whether a key of a type signs in a format.
+func formatOf(kind, format string) bool {
+	for _, k := range kinds {
+		if k.name == kind {
+			return slices.Contains(k.formats, format)
 		}
 	}
 	return false
 }
 
+// fits says whether a signature could be a key's, so that to verify it takes as long as
+// its format and its length say.
+func (s signature) fits(k ssh.PublicKey) bool {
+	n, ok := k.(ssh.CryptoPublicKey).CryptoPublicKey().(*rsa.PublicKey)
+	return !ok || n.Size() == len(s.blob) && new(big.Int).SetBytes(s.blob).Cmp(n.N) < 0
+}
+
 // verify says whether s is the signature for data of a key, blob as it is sent. Where s
 // does not fit the key, what is verified is as good as it would have been, and is nobody's.
 func (s signature) verify(blob, data []byte) bool {
-	k, err := parseBlob(blob)
-	fits := err == nil && s.fits(k)
+	var k ssh.PublicKey
+	var err error
+	fits := formatOf(kindOf(blob), s.format)
+	if fits {
+		k, err = parseBlob(blob)
+		fits = err == nil && s.fits(k)
+	}
 	if !fits {
 		blob = s.nobody()
 		if k, err = parseBlob(blob); err != nil {

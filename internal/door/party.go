@@ -1,6 +1,7 @@
 package door
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -90,6 +91,23 @@ func (d *Door) Claims(by string) (n int) {
 		n += ps.all.at(number - 1).uses
 	}
 	return n
+}
+
+// Parties are all on whose behalf there are grants at the door, or knocks that wait for
+// the service; some of them more than once.
+func (d *Door) Parties() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for by := range d.grants.parties.named {
+			if !yield(by) {
+				return
+			}
+		}
+		for _, r := range d.waiting {
+			if !yield(r.by) {
+				return
+			}
+		}
+	}
 }
 
 // withdrawWaiting ends what some wait for.

@@ -22,8 +22,8 @@ const nonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 // (path_resolution(7)).
 const maxLinks = 40
 
-// The mode bits that let others write and read. An access control list shows in those of the
-// group (acl(5)).
+// The mode bits that let others write and read. An access control list shows in those
+// of the group (acl(5)).
 const (
 	groupWrites fs.FileMode = 0o020
 	othersWrite fs.FileMode = 0o002

@@ -80,7 +80,10 @@ func (l *letters) Hear(h knock.Heard) []knock.Verdict {
 		v.Marks = []knock.Mark{{Key: said, Value: []byte("seen")}}
 	}
 	v.Answer = func(o knock.Outcome) []byte {
-		return fmt.Appendf(nil, "%s: open %t for %s, waits %t", said, o.Open, time.Until(o.Until).Round(time.Second), o.Waits)
+		if o.Refused != "" {
+			return fmt.Appendf(nil, "%s: %s", said, o.Refused)
+		}
+		return fmt.Appendf(nil, "%s: open %t for %s, waits %t", said, o.Open, o.Left.Round(time.Second), o.Waits)
 	}
 	return []knock.Verdict{v}
 }
@@ -155,7 +158,7 @@ func TestAnAnswerWhileTheServiceStarts(t *testing.T) {
 		close(m.slow)
 		synctest.Wait()
 		r.wantState("open")
-		r.wantAnswers()
+		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
 	})
 }
 
@@ -199,9 +202,10 @@ func TestDatagramsAndPenalties(t *testing.T) {
 		}
 		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
 		proven := letterFrom(visitor6, "wrong")
-		proven.Proven = true // which no datagram is today
+		proven.Proven = true
 		r.Hear([]knock.Heard{proven})
 		synctest.Wait()
+		r.wantAnswers("[2001:db8::7]:4444 wrong: wrong")
 		r.touch(visitor, 59001)
 		r.write(visitor, "open 2")
 		r.wantAnswers()

@@ -21,6 +21,7 @@ import (
 type keep struct {
 	kind     string
 	of       knock.Kept
+	digest   func(knock.File, []byte) (any, error)
 	warnings []string             // about the rules in use
 	files    map[string]*keepFile // that it goes by, by path
 }
@@ -38,7 +39,7 @@ func (g *Gateway) makeKeeps(all []store.Mark) (ofDoors []store.Mark) {
 	}
 	for _, kind := range kinds.All {
 		if k, ok := kind.(knock.Keeper); ok {
-			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), files: make(map[string]*keepFile)})
+			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest, files: make(map[string]*keepFile)})
 		}
 	}
 	return ofDoors
@@ -116,11 +117,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	defer func() { g.callers.now = control.Caller{} }()
 	var unsaved error
 	for _, m := range c.Marks {
-		kept := store.Mark{Knock: k.kind, Key: m.Key}
-		if len(m.Value) > 0 {
-			kept.Value = slices.Clone(m.Value)
-		}
-		if err := g.changes.mark(kept); err != nil {
+		if err := g.changes.mark(storedMark("", k.kind, m)); err != nil {
 			unsaved = err
 			g.log.Error("cannot save what a kind of knock is to remember; a restart would forget it", "kind", k.kind, "err", err)
 		}
@@ -133,11 +130,16 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 			then(now, ended, unsaved)
 		}
 	}
-	if !c.Recheck {
+	var whose map[string]bool
+	if c.Recheck {
+		whose = g.strangers(k)
+	}
+	if len(whose) == 0 {
 		done(now, 0)
 		return
 	}
-	g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: k.banned, Reason: endReason(by)}, by: by, cut: c.Cut, then: done})
+	g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: func(by string) bool { return whose[by] }, Reason: endReason(by)},
+		by: by, cut: c.Cut, then: done})
 }
 
 // noteEvent is the event of the audit trail that a note is of.

@@ -14,8 +14,12 @@ import (
 // are.
 type marks map[store.KnockKey]map[string][]byte
 
-// keep stores a mark, or forgets it if it has no value.
+// keep stores a mark, or forgets it if it has no value. Those under no door are in the
+// hands of their kind's Kept.
 func (ms marks) keep(m store.Mark) {
+	if m.Door == "" {
+		return
+	}
 	of := store.KnockKey{Door: m.Door, Knock: m.Knock}
 	if m.Value == nil {
 		delete(ms[of], m.Key)
@@ -38,16 +42,22 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 // marks returns a verdict's marks as the store has them.
 func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 	for _, m := range v.Marks {
-		kept := store.Mark{Door: d.name(), Knock: k.conf.Kind, Key: m.Key}
+		of := d.name()
 		if m.Common {
-			kept.Door = ""
+			of = ""
 		}
-		if len(m.Value) > 0 {
-			kept.Value = slices.Clone(m.Value)
-		}
-		all = append(all, kept)
+		all = append(all, storedMark(of, k.conf.Kind, m))
 	}
 	return all
+}
+
+// storedMark returns a mark as the store has it.
+func storedMark(door, kind string, m knock.Mark) store.Mark {
+	kept := store.Mark{Door: door, Knock: kind, Key: m.Key}
+	if len(m.Value) > 0 {
+		kept.Value = slices.Clone(m.Value)
+	}
+	return kept
 }
 
 // remember saves marks with the turn's other changes.

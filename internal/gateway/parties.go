@@ -7,6 +7,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // partyEnd is that some may not knock any more: their grants end at all doors, which takes
@@ -80,8 +81,21 @@ func (g *Gateway) endStrangers(now time.Time) {
 	}
 	g.strangersDue = false
 	for _, k := range g.keeps {
-		g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: k.banned, Reason: endReason(control.Caller{})}, then: func(time.Time, int) {}})
+		g.carryOut(now, k, control.Caller{}, knock.Change{Recheck: true}, nil)
 	}
+}
+
+// strangers are those who have grants by a kind's knocks, and may not knock any more.
+func (g *Gateway) strangers(k *keep) map[string]bool {
+	found := make(map[string]bool)
+	for _, d := range g.doors {
+		for party := range d.door.Parties() {
+			if k.banned(party) {
+				found[party] = true
+			}
+		}
+	}
+	return found
 }
 
 // whoOf is the inverse of party, for the parties of one kind.

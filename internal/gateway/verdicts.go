@@ -41,15 +41,11 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	marks := d.marks(k, v)
 	for _, m := range marks {
-		if m.Door != "" {
-			d.gw.marks.keep(m)
-		}
+		d.gw.marks.keep(m)
 	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
-	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
-	if v.AtMost > 0 {
-		right.For = min(cmp.Or(v.OpenFor, d.conf.OpenFor), v.AtMost)
-	}
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
+	d.note(right, v)
 	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
 		d.knockFirst(right, marks, v)
 		return
@@ -64,6 +60,24 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		d.opens(v.Time, right, v)
 	default:
 		d.wrong(k, right, v)
+	}
+}
+
+// length is how long the grant of a right knock lasts, 0 for as long as the door says.
+func (d *guarded) length(v knock.Verdict) time.Duration {
+	if v.AtMost <= 0 {
+		return v.OpenFor
+	}
+	return min(cmp.Or(v.OpenFor, d.conf.OpenFor), v.AtMost)
+}
+
+// note records what a kind says of a right knock, in the commit that has its marks.
+func (d *guarded) note(k door.Knock, v knock.Verdict) {
+	if !v.Right {
+		return
+	}
+	for _, n := range v.Notes {
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail})
 	}
 }
 
@@ -105,12 +119,9 @@ func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
-	if _, has := d.door.GrantedSince(k.Source, k.By); v.Extend && !has {
+	if _, granted := d.door.GrantedSince(k.Source, k.By); v.Extend && !granted && !d.door.Waits(k.Source, k.By) {
 		d.refuseRight(now, k, knock.RefusedNothing, v)
 		return
-	}
-	for _, n := range v.Notes {
-		d.gw.record(now, noteEvent(n.Event), d.name(), n.Detail)
 	}
 	effects := d.door.Knock(now, k)
 	why := "crowded"

@@ -186,3 +186,6 @@ func CheckHost(host string) error {
 	}
 	return nil
 }
+
+// IsInvite says whether a text begins as an invite does.
+func IsInvite(text string) bool { return strings.HasPrefix(strings.TrimSpace(text), invitePrefix) }

@@ -19,8 +19,9 @@ import (
 const (
 	mostInvites  = 1000
 	mostRescues  = 1000
-	mostEnrolled = 100_000
+	mostEnrolled = 10_000
 	mostListed   = 1000
+	longestLine  = 1024 // of an enrolled key, which is a mark
 )
 
 // call is an order that is being carried out.
@@ -275,8 +276,8 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 			return reply, wrong("", "an authority is for the file of keys: it is not enrolled")
 		case l.revoked[id] != "":
 			return reply, wrong("doorward keys restore "+id, "the key %s was revoked %s", id, l.revoked[id])
-		case len(k.String()) > 1024:
-			return reply, wrong("", "the line of %s has %d bytes: allowed are 1024", id, len(k.String()))
+		case len(k.String()) > longestLine:
+			return reply, wrong("", "the line of %s has %d bytes: allowed are %d", id, len(k.String()), longestLine)
 		}
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}

@@ -1,0 +1,100 @@
+package door
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// party is whose claims end, of one.
+func party(by string) Withdrawal { return Withdrawal{Party: by, Reason: "gone"} }
+
+// knocks has somebody knock.
+func (s *scene) knocks(source netip.Prefix, by string, length time.Duration) {
+	s.t.Helper()
+	s.door.Knock(s.now, Knock{Name: "sealed", Source: source, By: by, Reason: "right", For: length})
+}
+
+// Of a grant that several claim, only theirs ends; the grant ends with the last claim that
+// lasts.
+func TestWithdraw(t *testing.T) {
+	s := opened(t, ssh)
+	s.knocks(other, "sealed alice", time.Hour)
+	s.knocks(other, "sealed bob", time.Minute)
+	effects, ended, next := s.door.Withdraw(s.now, party("sealed alice"), 0)
+	s.want(effects, "drop 2001:db8::2 by sealed alice", "give 2001:db8::2 1m0s", "record revoked | 2001:db8::2 | sealed alice | gone")
+	if ended != 1 || next != 0 || s.door.Claims("sealed alice") != 0 || s.door.Claims("sealed bob") != 1 {
+		t.Errorf("%d have ended, next %d; alice has %d and bob %d", ended, next, s.door.Claims("sealed alice"), s.door.Claims("sealed bob"))
+	}
+	effects, ended, _ = s.door.Withdraw(s.now, party("sealed alice"), 0)
+	if len(effects) != 0 || ended != 0 {
+		t.Errorf("the same again: %v, %d ended", effects, ended)
+	}
+	effects, _, _ = s.door.Withdraw(s.now, party("sealed bob"), 0)
+	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed bob", "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed bob | gone")
+}
+
+// A neighbour's claim that is over keeps no grant.
+func TestWithdrawWithAClaimThatIsOver(t *testing.T) {
+	s := opened(t, ssh)
+	s.knocks(other, "sealed alice", time.Hour)
+	s.knocks(other, "sealed bob", time.Second)
+	s.at(2 * time.Second)
+	effects, ended, _ := s.door.Withdraw(s.now, party("sealed alice"), 0)
+	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed alice", "drop 2001:db8::2 by sealed bob",
+		"end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed alice | gone")
+	if ended != 1 {
+		t.Errorf("%d claims have ended, want alice's", ended)
+	}
+}
+
+// What waits for the service ends as well, and a door that opens for nobody goes dark.
+func TestWithdrawWhatWaits(t *testing.T) {
+	s := newScene(t, ssh)
+	s.knocks(visitor, "sealed alice", 0)
+	s.knocks(other, "sealed bob", 0)
+	if got := slices.Sorted(s.door.Parties()); !slices.Equal(got, []string{"sealed alice", "sealed bob"}) {
+		t.Errorf("parties %q, want who waits", got)
+	}
+	effects, ended := s.door.WithdrawAt(s.now, other, party("sealed alice"))
+	if len(effects)+ended != 0 {
+		t.Errorf("elsewhere: %v", effects)
+	}
+	effects, _ = s.door.WithdrawAt(s.now, visitor, party("sealed alice"))
+	s.want(effects, "record revoked | 192.0.2.2 | sealed alice | gone")
+	s.state(Opening)
+	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Whose: func(by string) bool { return by == "sealed bob" }, Reason: "gone"}, 0)
+	s.want(effects, "record revoked | 2001:db8::2 | sealed bob | gone", "clear", "end flows of any", "stop")
+	s.state(Closing)
+}
+
+// Very many end in parts, each of which looks at so many places at most.
+func TestWithdrawManyGrants(t *testing.T) {
+	s := opened(t, ssh)
+	const many = 3 * endedPerTick
+	a := netip.MustParseAddr("198.18.0.0")
+	for n := range 2 * many {
+		a = a.Next()
+		s.knocks(Source(a), []string{"sealed alice", "sealed bob"}[n%2], time.Hour)
+	}
+	all, parts := 0, 0
+	for next, from := 1, 0; next != 0; from = next {
+		var effects []Effect
+		var ended int
+		effects, ended, next = s.door.Withdraw(s.now, party("sealed alice"), from)
+		if ended > endedPerTick || len(effects) > 4*endedPerTick {
+			t.Fatalf("one part ends %d with %d effects, want %d at most", ended, len(effects), endedPerTick)
+		}
+		all, parts = all+ended, parts+1
+	}
+	if all != many || s.door.Claims("sealed alice") != 0 || s.door.Claims("sealed bob") != many {
+		t.Errorf("%d have ended; alice has %d and bob %d", all, s.door.Claims("sealed alice"), s.door.Claims("sealed bob"))
+	}
+	if parts < 3 {
+		t.Errorf("%d parts, want 3 at least", parts)
+	}
+	if _, _, next := s.door.Withdraw(s.now, party("sealed carol"), 0); next != 0 {
+		t.Error("the grants are walked through for somebody who has none")
+	}
+}
