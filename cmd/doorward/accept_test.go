@@ -318,13 +318,14 @@ func TestKnockWaits(t *testing.T) {
 	}
 	l.Close()
 	code, _, stderr = v.run("knock", "gate", "--wait", port, "--timeout", "10ms")
-	if want := "doorward: error: " + port + "/tcp on 127.0.0.1 did not open within 10ms: it refuses connections\n" +
-		"doorward: hint: the door is open, and its ports are 22/tcp: --wait one of those\n"; code != 7 || stderr != want {
+	want := regexp.MustCompile("^doorward: error: " + port + "/tcp on 127.0.0.1 did not open within 10ms: it (refuses connections|does not answer)\n" +
+		"doorward: hint: the door is open, and its ports are 22/tcp: --wait one of those\n$")
+	if code != 7 || !want.MatchString(stderr) {
 		t.Errorf("a port that is shut: %d\n%s\nwant\n%s", code, stderr, want)
 	}
 	code, stdout, _ = v.run("knock", "gate", "--json")
 	stdout = regexp.MustCompile(`"took_ms": [0-9.]+`).ReplaceAllString(stdout, `"took_ms": MS`)
-	want := `{
+	object := `{
   "api": 1,
   "profile": "gate",
   "door": "ssh",
@@ -348,7 +349,7 @@ func TestKnockWaits(t *testing.T) {
   "wait": []
 }
 `
-	if d := cmp.Diff(want, stdout); code != 0 || d != "" {
+	if d := cmp.Diff(object, stdout); code != 0 || d != "" {
 		t.Errorf("--json: %d (-want +got):\n%s", code, d)
 	}
 }

@@ -59,10 +59,10 @@ machine are two sources. If HOST has addresses of both families, doorward knocks
 both, in the resolver's order, so that whatever follows gets in over either. One of them
 is enough: an address that cannot be reached is skipped. -4 and -6 choose one.
 
-Concurrent calls with touches, by ansible, git or an editor, share one knock: one of them knocks at
-a time, and with --wait the others find that the door is open. They coordinate through
-files of the user's own, below XDG_RUNTIME_DIR or the user's cache, which do not
-contain the knock.
+Concurrent calls with touches, by ansible, git or an editor, share one knock: one of
+them knocks at a time, and with --wait the others find that the door is open. They
+coordinate through files of the user's own, below XDG_RUNTIME_DIR or the user's cache,
+which do not contain the knock.
 
 A gateway lets nobody in who knocks from the gateway itself: use doorward open there.
 
@@ -140,6 +140,12 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	o.at.flags(f)
 	return c
 }
+
+// ofProfile are the flags that go with a PROFILE alone, and ofTouches with touches alone.
+var (
+	ofProfile = []string{"open-for", "address", "close", "extend", "rescue"}
+	ofTouches = []string{"touch", "from", "identity", "delay", "touch-timeout"}
+)
 
 func (o *knockOptions) family() visit.Family {
 	switch {

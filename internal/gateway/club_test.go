@@ -89,7 +89,8 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 		return c
 	}
 	k.fed = append(k.fed, string(text))
-	k.members[path], c.Recheck = strings.Fields(string(text)), true
+	c.Recheck = k.members[path] != nil // a first reading takes nothing from anybody
+	k.members[path] = strings.Fields(string(text))
 	c.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: fmt.Sprintf("%d members", len(k.members[path]))}}
 	if len(text) == 0 {
 		c.Warnings = []string{"the club has no members"}

@@ -16,6 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 )
 
@@ -331,6 +332,11 @@ func TestSessionsAreCut(t *testing.T) {
 			all = append(all, presence.Connection{Proto: 6, Local: netip.MustParseAddrPort("198.51.100.1:443"), Remote: netip.AddrPortFrom(from, 40000)})
 		}
 		m.do(func() { m.sessions = all })
+		seen := c.world.Connections // flows cannot be seen, and sockets can
+		c.world.Connections = func(ports [][]port.Range) ([][]presence.Connection, error) {
+			all, _ := seen(ports)
+			return all, presence.ErrFlows
+		}
 		c.order(lock("alice"))
 		synctest.Wait()
 		want(t, "cut", m.cut, []string{"192.0.2.2:40000"})
