@@ -58,13 +58,13 @@ type acceptOptions struct {
 
 // acceptJSON is what accept --json prints.
 type acceptJSON struct {
-	Profile string     `json:"profile"`
-	Path    string     `json:"path"` // of the profile's file
-	Key     string     `json:"key"`  // fingerprint
-	Public  string     `json:"public_key"`
-	Gateway string     `json:"gateway"`    // fingerprint
-	SSH     string     `json:"ssh_config"` // lines for ~/.ssh/config
-	Knock   sealedJSON `json:"knock"`
+	Profile string      `json:"profile"`
+	Path    string      `json:"path"` // of the profile's file
+	Key     string      `json:"key"`  // fingerprint
+	Public  string      `json:"public_key"`
+	Gateway string      `json:"gateway"`    // fingerprint
+	SSH     string      `json:"ssh_config"` // lines for ~/.ssh/config
+	Knock   passageJSON `json:"knock"`
 }
 
 func newAccept(e *env) *cobra.Command {

@@ -79,9 +79,6 @@ func (o *knockOptions) read(e *env, f *pflag.FlagSet, args []string, dash int) e
 	if err := o.parse(f, args, dash); err != nil {
 		return wrong(err)
 	}
-	if o.sealed() {
-		return nil
-	}
 	if o.from != "" {
 		if err := o.load(e); err != nil {
 			return err
@@ -199,7 +196,7 @@ func (o *knockOptions) waitAt(port string) error {
 
 // ports reads what --touch and --wait say. Those of --from are known.
 func (o *knockOptions) ports() (err error) {
-	if o.from == "" {
+	if o.from == "" && !o.sealed() {
 		if o.touchPorts, err = parseTouch(strings.Join(o.touch, ",")); err != nil {
 			return fmt.Errorf("--touch: %w", err)
 		}

@@ -38,12 +38,6 @@ func (o *sealedOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.rescue, "rescue", false, "PROFILE: ask for a rescue code, and knock with that instead of the key")
 }
 
-// ofProfile are the flags that go with a PROFILE alone, and ofTouches with touches alone.
-var (
-	ofProfile = []string{"open-for", "address", "close", "extend", "rescue"}
-	ofTouches = []string{"touch", "from", "identity", "delay", "touch-timeout"}
-)
-
 // sealed says whether the command line is a knock at a PROFILE: without the ports of
 // touches it can be nothing else.
 func (o *knockOptions) sealed() bool { return o.from == "" && len(o.touch) == 0 }

@@ -226,6 +226,8 @@ var commands = []func(*env) *cobra.Command{
 	newDiff,
 	newApply,
 	newDoctor,
+	newInvite,
+	newKeys,
 	newAccept,
 	newKnock,
 	newHold,

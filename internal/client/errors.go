@@ -161,8 +161,8 @@ var errProveLate = errors.New("the key has not signed within 55s: the gateway wa
 type RefusedError struct {
 	Reason seal.Reason
 	Kind   seal.CredentialKind // that was shown
-	Source netip.Addr // where the gateway saw the visitor
-	Until  time.Time  // when what the reason says changes; zero: that is not known
+	Source netip.Addr          // where the gateway saw the visitor
+	Until  time.Time           // when what the reason says changes; zero: that is not known
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
@@ -180,6 +180,7 @@ var refusals = map[seal.Reason]struct{ word, text string }{
 	seal.Spent:       {"spent", "%s was used before, and counts once: ask the gateway's operator for another"},
 	seal.NotOpen:     {"not-open", "there is nothing to extend: the door is not open to you; knock without --extend"},
 	seal.Unavailable: {"unavailable", "the gateway cannot open the door now; its operator sees why in doorward status"},
+	seal.TooLong:     {"too-long", "the key is too long to be enrolled: accept the invite with another one, such as one of ssh-keygen -t ed25519"},
 	seal.NotStarted:  {"not-started", "the service behind the door did not start; the gateway's operator sees why in doorward log"},
 }
 

@@ -223,6 +223,28 @@ func TestCriticalOptions(t *testing.T) {
 	}
 }
 
+// There is one way to write a certificate: what its authority has signed is what is read.
+func TestCertificatesThatAreWrittenOtherwise(t *testing.T) {
+	cert := &ssh.Certificate{Key: newSigner(t, 2).PublicKey(), CertType: ssh.UserCert,
+		Permissions: ssh.Permissions{CriticalOptions: map[string]string{"force-command": "x"}}}
+	if err := cert.SignCert(bytes.NewReader(make([]byte, 64)), newSigner(t, 1)); err != nil {
+		t.Fatal(err)
+	}
+	blob := cert.Marshal()
+	option := func(value ...string) []byte {
+		return fields(string(fields("force-command", string(fields(value...)))))
+	}
+	for _, c := range []struct {
+		value []string
+		want  bool
+	}{{[]string{"x"}, true}, {nil, true}, {[]string{""}, false}, {[]string{"x", ""}, false}} {
+		other := bytes.Replace(blob, option("x"), option(c.value...), 1)
+		if _, got := parseCertificate(other); got != c.want {
+			t.Errorf("with a critical option of the values %q: read %v, want %v", c.value, got, c.want)
+		}
+	}
+}
+
 // A grant is for no longer than the certificate.
 func TestAGrantEndsWithItsCertificate(t *testing.T) {
 	message := []byte("what is asked for")

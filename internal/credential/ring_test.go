@@ -115,8 +115,7 @@ func TestNobodysKeys(t *testing.T) {
 		}
 	}
 	// A number that is too large for a modulus is verified, too, with nobody's.
-	s := signature{format: ssh.KeyAlgoRSASHA512, blob: bytes.Repeat([]byte{0xff}, 256)}
-	s.blob[255] = 0xf0
+	s := signature{format: ssh.KeyAlgoRSASHA512, blob: append(bytes.Repeat([]byte{0xff}, 255), 0xf0)}
 	small := append([]byte{0, 0x80}, bytes.Repeat([]byte{1}, 255)...)
 	own, err := parseBlob(fields(ssh.KeyAlgoRSA, "\x01\x00\x01", string(small)))
 	if err != nil || s.fits(own) {
@@ -124,6 +123,11 @@ func TestNobodysKeys(t *testing.T) {
 	}
 	if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
 		t.Errorf("a signature above the modulus does not fit nobody's key: %v", err)
+	}
+	// So is one that is shorter than the modulus, which other programs pad.
+	long := signature{format: ssh.KeyAlgoRSASHA512, blob: make([]byte, 257)}
+	if k, err := parseBlob(long.nobody()); err != nil || s.fits(k) {
+		t.Errorf("a signature that is shorter than the modulus fits it: %v", err)
 	}
 	// Whoever signs with nobody's key, which anybody can, is nobody: be it for a key of another
 	// type, which it does not fit, or for none. Nobody's P-256 key is the number 1.

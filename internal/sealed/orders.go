@@ -19,8 +19,10 @@ import (
 const (
 	mostInvites  = 1000
 	mostRescues  = 1000
-	mostEnrolled = 100_000
+	mostEnrolled = 10_000
 	mostListed   = 1000
+	longestLine  = 1024             // of an enrolled key, which is a mark
+	mostCounters = 2 * mostEnrolled // of single packets
 )
 
 // call is an order that is being carried out.
@@ -34,7 +36,7 @@ type call struct {
 
 // Order carries out an operator's order.
 func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (knock.Change, json.RawMessage, error) {
-	k.used.undone()
+	k.ledger.sweep(now, false)
 	c := &call{kept: k, now: now, who: who, args: args}
 	var reply any
 	var err error
@@ -109,6 +111,18 @@ func (c *call) at(door string) (knock.Use, error) {
 	return knock.Use{}, wrong("", "door %q has no sealed knock: allowed are %s", door, strings.Join(slices.Compact(doors), ", "))
 }
 
+// gate is at, with the gateway's key there.
+func (c *call) gate(door string) (u knock.Use, id *identity, err error) {
+	if u, err = c.at(door); err != nil {
+		return u, nil, err
+	}
+	path := rule(u.Rule).Identity
+	if id = c.kept.files[path].identity; id == nil {
+		return u, nil, wrong("doorward keys identity "+path, "the gateway has no key: %s cannot be used", path)
+	}
+	return u, id, nil
+}
+
 func (c *call) random(b []byte) error {
 	if _, err := io.ReadFull(c.kept.random, b); err != nil {
 		return fmt.Errorf("draw a secret: %w", err)
@@ -118,29 +132,29 @@ func (c *call) random(b []byte) error {
 
 const (
 	inviteLasts = 7 * 24 * time.Hour
-	inviteMost  = 366 * 24 * time.Hour
+	inviteMost  = 366 * 24 * 3600 // in seconds
+	sheetLasts  = 20              // years, for which rescue codes may lie in a drawer
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
-	u, err := c.at(a.Door)
+	u, id, err := c.gate(a.Door)
 	if err != nil {
 		return reply, err
 	}
-	r := rule(u.Rule)
-	id := c.kept.files[r.Identity].identity
-	if id == nil {
-		return reply, wrong("doorward status", "the gateway has no key: %s cannot be used", r.Identity)
-	}
 	lasts := time.Duration(a.Seconds) * time.Second
-	if lasts == 0 {
+	if a.Seconds == 0 {
 		lasts = inviteLasts
 	}
 	name := credential.Name(a.For)
-	switch l := &c.kept.ledger; {
+	l := &c.kept.ledger
+	if len(l.invites) >= mostInvites {
+		c.Marks = append(c.Marks, l.sweep(c.now, true)...)
+	}
+	switch {
 	case name == "":
 		return reply, wrong("doorward invite --for NAME", "an invite is for somebody: whom, is the name of the key that it enrols")
-	case a.Seconds < 0 || lasts < time.Minute || lasts > inviteMost:
-		return reply, wrong("", "an invite that lasts %s: allowed are 1m to %s", lasts, inviteMost)
+	case a.Seconds < 0 || a.Seconds > inviteMost || lasts < time.Minute:
+		return reply, wrong("", "an invite that lasts %d seconds: allowed are 60 to %d (366 days)", a.Seconds, inviteMost)
 	case len(l.invites) >= mostInvites:
 		return reply, wrong("doorward keys list", "there are %d invites already: withdraw some", len(l.invites))
 	case len(l.keys) >= mostEnrolled:
@@ -150,8 +164,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	if made.Options, err = doorOptions(a.Options, a.Door); err != nil {
 		return reply, err
 	}
-	reply = Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
-		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: made.Expires}
+	reply = id.invite(u, made.Expires)
 	if a.Key != "" {
 		f, err := credential.ParseFingerprint(a.Key)
 		if err != nil {
@@ -174,6 +187,13 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	return reply, nil
 }
 
+// invite is one that enrols nobody as yet.
+func (id *identity) invite(u knock.Use, expires time.Time) Invite {
+	r := rule(u.Rule)
+	return Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
+		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: expires}
+}
+
 // short is what people call a code by.
 func (c *code) short() string { return hex.EncodeToString(c.Hash[:4]) }
 
@@ -186,8 +206,11 @@ func doorOptions(text, door string) (*credential.Options, error) {
 		return nil, nil
 	}
 	o, err := credential.ParseOptions(text)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, wrong("", "options: %v", err)
+	case o.Authority():
+		return nil, wrong("", "options: cert-authority is for the file of keys: nobody is invited as an authority")
 	}
 	return o, nil
 }
@@ -198,15 +221,18 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 	case a.Count < 1 || a.Count > 100:
 		return reply, wrong("", "%d rescue codes: allowed are 1 to 100", a.Count)
 	case len(l.rescues)+a.Count > mostRescues:
-		return reply, wrong("doorward keys withdraw --rescue", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
+		return reply, wrong("doorward keys withdraw --rescues", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
 	}
-	if _, err := c.at(a.Door); err != nil {
+	u, id, err := c.gate(a.Door)
+	if err != nil {
 		return reply, err
 	}
 	options, err := doorOptions("", a.Door)
 	if err != nil {
 		return reply, err
 	}
+	reply.Invite = id.invite(u, c.now.AddDate(sheetLasts, 0, 0).Truncate(time.Second))
+	reply.Invite.Bound = true
 	for range a.Count {
 		var secret [16]byte
 		if err := c.random(secret[:]); err != nil {
@@ -255,8 +281,8 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 			return reply, wrong("", "an authority is for the file of keys: it is not enrolled")
 		case l.revoked[id] != "":
 			return reply, wrong("doorward keys restore "+id, "the key %s was revoked %s", id, l.revoked[id])
-		case len(k.String()) > 1024:
-			return reply, wrong("", "the line of %s has %d bytes: allowed are 1024", id, len(k.String()))
+		case len(k.String()) > longestLine:
+			return reply, wrong("", "the line of %s has %d bytes: allowed are %d", id, len(k.String()), longestLine)
 		}
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}
@@ -271,9 +297,12 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	l := &c.kept.ledger
 	if a.Rescues {
-		n := len(l.rescues)
-		for hash := range l.rescues {
-			c.Marks = append(c.Marks, forget(rescueMark, hash))
+		n := 0
+		for hash, r := range l.rescues {
+			if r.use == "" {
+				n++
+				c.Marks = append(c.Marks, forget(rescueMark, hash))
+			}
 		}
 		clear(l.rescues)
 		c.note("withdrew all %d rescue codes", n)
@@ -281,7 +310,7 @@ func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	}
 	var found []string
 	for hash, i := range l.invites {
-		if a.Invite != "" && (i.short() == a.Invite || i.Name == a.Invite) {
+		if a.Invite != "" && i.use == "" && (i.short() == a.Invite || i.Name == a.Invite) {
 			found = append(found, hash)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/doorward/doorward/internal/visit"
 )
 
-// sealedJSON is what knock PROFILE --json prints, and hold --json for each of its knocks.
-type sealedJSON struct {
+// passageJSON is what knock PROFILE --json prints, and hold --json for each of its knocks.
+type passageJSON struct {
 	Profile string       `json:"profile"`
 	Door    string       `json:"door"`    // "" for the gateway's first
 	Action  string       `json:"action"`  // open, close or extend
@@ -38,8 +38,8 @@ var (
 )
 
 // object is what a knock has come to, as JSON.
-func (p *passage) object(r client.Result) sealedJSON {
-	j := sealedJSON{Profile: p.profile.Name, Door: p.request.Door, Action: actionWords[p.request.Action], Answers: []answerJSON{}, Wait: []waitJSON{}, OK: r.Done()}
+func (p *passage) object(r client.Result) passageJSON {
+	j := passageJSON{Profile: p.profile.Name, Door: p.request.Door, Action: actionWords[p.request.Action], Answers: []answerJSON{}, Wait: []waitJSON{}, OK: r.Done()}
 	for _, a := range r.Answers {
 		carrier := seal.Port{UDP: !a.Stream, First: a.Gateway.Port(), Last: a.Gateway.Port()}
 		aj := answerJSON{Gateway: a.Gateway.Addr().String(), Port: portList([]seal.Port{carrier}), Status: statusWords[a.Status], Source: a.Source.String(),
@@ -83,7 +83,7 @@ func printSent(p *passage, o *knockOptions, sent []client.Sent, opened []visit.O
 }
 
 // wait adds what --wait has come to.
-func (j *sealedJSON) wait(o *knockOptions, opened []visit.Opened) {
+func (j *passageJSON) wait(o *knockOptions, opened []visit.Opened) {
 	if o.waitPort == 0 {
 		return
 	}
