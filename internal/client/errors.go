@@ -155,7 +155,7 @@ func (e *TooLongError) Hint() string {
 	return `use an Ed25519 key, or add "tcp" to the carriers of the gateway and of the profile`
 }
 
-var errProveLate = errors.New("the key has not signed within 55s: the gateway waits no longer than a minute")
+var errProveLate = errors.New("the key has not signed within 55s, and the gateway waits for a minute only: knock again")
 
 // RefusedError says that the gateway has refused, and why.
 type RefusedError struct {
