@@ -227,6 +227,36 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// A code that counts once may have been used by a knock whose answer was lost.
+func TestSpentByItself(t *testing.T) {
+	for lost, want := range map[bool]string{
+		false: "this rescue code was used before, and counts once: ask the gateway's operator for another",
+		true:  "this rescue code was used before, perhaps by this very knock, whose answer was lost: see whether the door is open",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			l.knock.Profile.Hosts = []string{v4}
+			l.prover.who = seal.Credential{Kind: seal.Code, Bearer: code16(9)}
+			l.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+				if k.First && lost {
+					return []seal.Answer{{Status: seal.Opened, Source: k.From, Left: time.Minute}}
+				}
+				return []seal.Answer{{Status: seal.Refused, Reason: seal.Spent, Source: k.From}}
+			})
+			first := time.Now().Add(answerWithin)
+			l.fate = func(d trip) (int, time.Duration) {
+				if lost && d.down && d.n > 0 && time.Now().Before(first) {
+					return 0, 0
+				}
+				return 1, 0
+			}
+			if _, _, err := l.run(t); errText(err) != want {
+				t.Errorf("%v\nwant %s", err, want)
+			}
+		})
+	}
+}
+
 // Where requests never arrive, it is given up, and said.
 func TestLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

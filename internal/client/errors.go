@@ -163,6 +163,8 @@ type RefusedError struct {
 	Kind   seal.CredentialKind // that was shown
 	Source netip.Addr          // where the gateway saw the visitor
 	Until  time.Time           // when what the reason says changes; zero: that is not known
+	// Repeated says that the answer to the same knock was lost before.
+	Repeated bool
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
@@ -198,6 +200,9 @@ func (e *RefusedError) Word() string {
 
 // Error says why, and what would help.
 func (e *RefusedError) Error() string {
+	if e.Reason == seal.Spent && e.Repeated {
+		return credentials[e.Kind] + " was used before, perhaps by this very knock, whose answer was lost: see whether the door is open"
+	}
 	if r, ok := refusals[e.Reason]; ok {
 		return strings.ReplaceAll(r.text, "%s", credentials[e.Kind])
 	}

@@ -74,7 +74,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// An encrypted key asks once, when it is to sign; in an agent it asks nobody.
+// An encrypted key asks once, when it is unlocked or else when it is to sign.
 func TestEncrypted(t *testing.T) {
 	h := newHome(t)
 	path := h.key("locked", "ed25519", "-N", "secret")
@@ -84,6 +84,9 @@ func TestEncrypted(t *testing.T) {
 		t.Fatalf("%v, asked: %v", err, len(h.asks) == 0)
 	}
 	for range 2 {
+		if err := s.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		c := prove(t, s)
 		if _, ok := h.ring(h.line(path)).Key(c.Fingerprint, message, c.Proof); !ok {
 			t.Error("the proof is not accepted")
