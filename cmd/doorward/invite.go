@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -172,14 +174,10 @@ func (o *inviteOptions) checkHosts() error {
 
 // timeSpan reads a duration that may have days and weeks.
 func timeSpan(text string) (time.Duration, error) {
-	day := 24 * time.Hour
-	for unit, of := range map[string]time.Duration{"d": day, "w": 7 * day} {
-		if n, ok := strings.CutSuffix(text, unit); ok {
-			hours, err := time.ParseDuration(n + "h")
-			if err != nil || hours > 1000*time.Hour || hours <= 0 {
-				return 0, fmt.Errorf("%q is not a time", text)
-			}
-			return hours * of / time.Hour, nil
+	for unit, days := range map[string]int{"d": 1, "w": 7} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 10) // of ten bits: no product overflows
+			return time.Duration(n) * time.Duration(days) * 24 * time.Hour, err
 		}
 	}
 	lasts, err := time.ParseDuration(text)
@@ -297,8 +295,10 @@ func (o *inviteOptions) words(e *env, made sealed.Invite, to []share.Key) (befor
 	} else {
 		before += say("Send it by a way that only %s reads, or encrypt it: --to KEY.pub", who)
 	}
-	after = "\n" + say("What %s types, on any system with doorward:", who) + "\n  " + how + "\n\n" +
-		say("To take it back before that: doorward keys withdraw %s", files.Quoted(credential.Name(o.For)))
+	after = "\n" + say("What %s types, on any system with doorward:", who) + "\n  " + how + "\n"
+	if !made.Bound {
+		after += "\n" + say("To take it back before that: doorward keys withdraw %s", files.Quoted(credential.Name(o.For)))
+	}
 	return before + "\n", after
 }
 
@@ -414,6 +414,15 @@ type rescueJSON struct {
 	Port   uint16   `json:"port"`
 }
 
+// folded is a text in lines of a length.
+func folded(text string, length int) string {
+	var b strings.Builder
+	for part := range slices.Chunk([]byte(text), length) {
+		fmt.Fprintf(&b, "  %s\n", part)
+	}
+	return b.String()
+}
+
 // sheetText is a sheet of rescue codes.
 func sheetText(now time.Time, door string, hosts []string, line string, made sealed.Rescue) []byte {
 	var b bytes.Buffer
@@ -441,13 +450,11 @@ spare keys of your house, and cross out what is used. On a machine with doorward
   doorward knock %s%s --rescue
 
 which asks for a code; then connect as ever. On a machine that does not know the
-gateway yet, before that, with the line below behind it:
-
-  doorward accept
+gateway yet, before that, doorward accept, which asks for an invite. That is this,
+on one line or on several:
 
 %s
-
 If the sheet is lost: doorward keys withdraw --rescues, on the gateway.
-`, name, at, line)
+`, name, at, folded(line, 64))
 	return b.Bytes()
 }

@@ -45,7 +45,7 @@ const keysExamples = `  doorward keys
 func newKeys(e *env) *cobra.Command {
 	c := newKeysList(e)
 	c.Use, c.Short, c.Long, c.Example = "keys", "show and change who may knock with the sealed knock", keysHelp, keysExamples
-	c.Args = knownSub
+	c.Args, c.SuggestionsMinimumDistance = knownSub, 2 // letters
 	order := func(what, order, short, long string) *cobra.Command { return newKeyOrder(e, what, order, short, long) }
 	c.AddCommand(
 		newKeysList(e),
@@ -66,7 +66,7 @@ func knownSub(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	hint := c.CommandPath() + " --help lists its commands"
+	hint := fmt.Sprintf("%[1]s --help lists its commands, and %[1]s list %[2]s the keys with that in their names", c.CommandPath(), files.Quoted(args[0]))
 	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 		hint = c.CommandPath() + " " + like[0]
 	}
@@ -314,12 +314,16 @@ func bareKeys(text []byte) (string, error) {
 	if len(problems) > 0 {
 		return "", fmt.Errorf("line %d: %s", problems[0].Line, problems[0].Text)
 	}
+	none, err := credential.ParseOptions("")
+	if err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	for _, k := range list {
 		if k.Authority {
 			return "", fmt.Errorf("line %d: an authority's key is not somebody's", k.Line)
 		}
-		k.Name, k.Options = "", nil
+		k.Name, k.Options = "", none
 		b.WriteString(k.String() + "\n")
 	}
 	return b.String(), nil

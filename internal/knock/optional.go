@@ -79,6 +79,13 @@ type Equipped interface {
 	Maker() []string
 }
 
+// Timed is a Rule of which some knocks have a time in them.
+type Timed interface {
+	Rule
+	// Fresh is how far from the gateway's clock that may be; 0 where none has.
+	Fresh() time.Duration
+}
+
 // Equipment is a file that a knock goes by, as it is made for the first time. Only its
 // owner and the daemon's group may read it.
 type Equipment struct {
@@ -106,6 +113,4 @@ type Lots struct {
 	// to outgoing connections. For doorward init they also have no name in /etc/services,
 	// and scanners do not try them first.
 	Ports func(m Medium, n int) ([]uint16, error)
-	// Taken says whether something on this machine, or a door, uses a port.
-	Taken func(m Medium, number uint16) bool
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/knock"
@@ -17,6 +18,7 @@ var (
 	_ knock.Drafted  = Kind{}
 	_ knock.Equipped = Rule{}
 	_ knock.Invited  = Rule{}
+	_ knock.Timed    = Rule{}
 )
 
 // Brief says what sets the kind apart.
@@ -24,33 +26,32 @@ func (Kind) Brief() string { return "SSH keys open, with doorward on the visitor
 
 // Proposal describes what is drafted.
 func (Kind) Proposal() string {
-	return `A few encrypted datagrams to a UDP port, signed with an SSH key. Who may knock
-is on a list, as for sshd, and is invited by doorward invite. Whoever has no
-invite gets no answer, and learns nothing from watching others.`
+	return `A few encrypted datagrams to a UDP port, here one at random from 20000 to
+32767 and 61000 to 65535, signed with an SSH key. Who may knock is on a list, as
+for sshd, and is invited by doorward invite. Whoever has no invite gets no answer,
+and learns nothing from watching others.`
 }
 
 // Choices are the port and the carriers.
 func (Kind) Choices() []knock.Choice {
 	return []knock.Choice{
-		{Name: "knock-port", Usage: "UDP `PORT` of the sealed knock (default: 41641, or another if that is in use)",
-			Question: "UDP port of the knock", Proposal: "free"},
+		{Name: "knock-port", Usage: "UDP `PORT` of the sealed knock (default: at random)",
+			Question: "UDP port of the knock, or random for one that nothing else uses", Proposal: "random"},
 		{Name: "carriers", List: true, Usage: "udp, or udp,tcp for networks that block UDP (default: udp)",
 			Question: "Carriers of the knock: udp, or udp tcp for networks that block UDP", Proposal: "udp"},
 	}
 }
 
-// Draft writes a knock at the port that was chosen, or the default one if it is free.
+// Draft writes a knock at the port that was chosen, or at one that is drawn: the default
+// one is among those that Linux gives to outgoing connections.
 func (Kind) Draft(chosen map[string][]string, from knock.Lots) (string, error) {
 	number := strings.Join(chosen["knock-port"], " ")
 	if number == "" {
-		number = fmt.Sprint(defaultPort)
-		if from.Taken != nil && from.Taken(knock.Datagrams, defaultPort) {
-			drawn, err := from.Ports(knock.Datagrams, 1)
-			if err != nil {
-				return "", err
-			}
-			number = fmt.Sprint(drawn[0])
+		drawn, err := from.Ports(knock.Datagrams, 1)
+		if err != nil {
+			return "", err
 		}
+		number = fmt.Sprint(drawn[0])
 	}
 	carriers := chosen["carriers"]
 	if len(carriers) == 0 {
@@ -119,6 +120,14 @@ func (r Rule) Equipment(random io.Reader) ([]knock.Equipment, error) {
 		return nil, err
 	}
 	return []knock.Equipment{{Path: r.Identity, Text: identity}, {Path: r.Keys, Text: []byte(emptyKeys)}}, nil
+}
+
+// Fresh is about single packets: a handshake needs no clock.
+func (r Rule) Fresh() time.Duration {
+	if r.OneWay {
+		return fresh
+	}
+	return 0
 }
 
 // Maker makes the identity.
