@@ -25,7 +25,9 @@ import (
 // wrong knocks give it something to write.
 func slowDisk(sync time.Duration) func(context.Context, *loaded) (string, error) {
 	return func(ctx context.Context, b *loaded) (string, error) {
-		b.under = slowSyncs(sync)
+		if err := b.slowDown(sync); err != nil {
+			return "", err
+		}
 		if err := b.restart(ctx, b.bench); err != nil {
 			return "", err
 		}
@@ -41,11 +43,10 @@ func slowDisk(sync time.Duration) func(context.Context, *loaded) (string, error)
 	}
 }
 
-// slowSyncs is what a program runs under whose syncs take so long.
-func slowSyncs(sync time.Duration) []string {
-	return []string{"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null",
-		"-e", "trace=fsync,fdatasync",
-		"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", sync.Microseconds())}
+// slowDown has each sync take so long from the daemon's next start on.
+func (b *loaded) slowDown(sync time.Duration) (err error) {
+	b.under, err = b.slowSyncs(sync)
+	return err
 }
 
 // otherDoors is the configuration of so many doors beside the one that is measured,
@@ -168,7 +169,9 @@ func everything(ctx context.Context, b *loaded) (string, error) {
 	if err := b.giveAt(ctx, b.bench, func(n int) string { return fmt.Sprintf("other%d", n*999/b.many) }, 0, b.many); err != nil {
 		return "", err
 	}
-	b.under = slowSyncs(20 * time.Millisecond) // only now: a million grants would take it minutes
+	if err := b.slowDown(20 * time.Millisecond); err != nil { // only now: a million grants would take it minutes
+		return "", err
+	}
 	if err := b.gate.Stop(); err != nil {
 		return "", err
 	}

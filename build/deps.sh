@@ -50,7 +50,6 @@ rpm rpm
 lintian lintian
 zip zip"
 bench="$demo
-strace strace
 iptables iptables
 knockd knockd knockd
 fwknopd fwknop-server fwknop-server
@@ -63,12 +62,18 @@ missing() {
 	done
 }
 
+# missing_module prints the line of a module of Debian's Python that it does not find.
+missing_module() {
+	/usr/bin/python3 -c "import $1" 2>/dev/null || echo "python3 $2"
+}
+
 wanted=
 for set in "$@"; do
 	case $set in
 	demo) wanted="$wanted$(missing "$demo")
 " ;;
 	test) wanted="$wanted$(missing "$test")
+$(missing_module cryptography python3-cryptography)
 " ;;
 	model) wanted="$wanted$(missing "$model")
 " ;;

@@ -201,7 +201,7 @@ func TestExitStatuses(t *testing.T) {
 // All commands that ask the daemon have --timeout and --quiet; the others are named
 // here.
 func TestOperatorFlags(t *testing.T) {
-	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share", "version"}
+	others := []string{"accept", "check", "completion", "doctor", "help", "hold", "init", "knock", "man", "polkit", "profiles", "rotate", "share", "version"}
 	for _, c := range newRoot(&env{getenv: func(string) string { return "" }}).Commands() {
 		operators := c.Flags().Lookup("quiet") != nil && c.Flags().Lookup("timeout") != nil
 		if other := slices.Contains(others, c.Name()); operators == other {

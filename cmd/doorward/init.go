@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/setup"
 )
@@ -25,10 +27,12 @@ when there is a flag about the door, or standard input is not a terminal: then f
 and proposals decide. --ask asks in any case.
 
 What it proposes: a door "ssh" for this machine's SSH server, with its unit and the
-ports it listens on, and a knock that nobody else has: %s
+ports it listens on, and a knock of the first of these kinds; --knock says another,
+and so does a flag about it:
 
---host, or the answer to its question, is remembered in the file: doorward share
-writes it into the knocks that it hands out.
+%s
+--host, or the answer to its question, is remembered in the file: doorward invite and
+doorward share write it down for visitors.
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -37,7 +41,9 @@ everybody together. Only what this machine names differently (the unit, the log)
 adapted, and the file says so. Everybody knows that knock: it is for trying out.
 
 The file is readable by root and the group doorward only. It is checked as doorward
-check does before it is written, and it is written as a whole or not at all. Nothing
+check does before it is written, and it is written as a whole or not at all. For
+` + config.DefaultPath + `, what its knock goes by is made, too, where it is not
+there yet: the gateway's key, and a list of visitors' keys with nobody on it. Nothing
 is started or changed besides: init ends with all that is left to do, in order,
 including the ports to open in this machine's firewall and in the provider's.
 
@@ -53,6 +59,7 @@ wrong.`
 const initExamples = `  sudo doorward init
   sudo doorward init --host gate.example.org
   doorward init --output -           # prints it, and needs no root
+  sudo doorward init --knock touch   # ports to connect to: visitors need no client
   sudo doorward init --like-the-article
   doorward init --output - --door ssh --listen 24117,25633,28904 --touch 28904,24117
   doorward init --output panel.toml --door panel --ports 8443/tcp --unit panel.service
@@ -61,9 +68,11 @@ const initExamples = `  sudo doorward init
 // initOptions are the flags of init.
 type initOptions struct {
 	setup.Plan
+	knock     string // the kind's name, "" for the one that is proposed
 	article   bool
 	reference bool
 	ask       bool
+	made      []string // files, besides the configuration
 	output    string
 	force     bool
 	json      bool
@@ -76,7 +85,7 @@ func newInitWith(e *env, m setup.Machine) *cobra.Command {
 	c := &cobra.Command{
 		Use:               "init [--host HOST] [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
 		Short:             "write a first configuration",
-		Long:              fmt.Sprintf(initHelp, o.Kind.Proposal()),
+		Long:              fmt.Sprintf(initHelp, proposals()),
 		Example:           initExamples,
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -92,6 +101,7 @@ func newInitWith(e *env, m setup.Machine) *cobra.Command {
 		"(default: the SSH server's, for a door named ssh)")
 	f.StringVar(&o.Unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
 		"(default: the SSH server's, if that is behind the door)")
+	f.StringVar(&o.knock, "knock", "", "`KIND` of the knock: "+kindsInWords())
 	o.addChoices(f)
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
 	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is not a terminal")
@@ -102,23 +112,69 @@ func newInitWith(e *env, m setup.Machine) *cobra.Command {
 	return c
 }
 
+// proposals describes what is drafted of each kind.
+func proposals() string {
+	var b strings.Builder
+	for _, k := range setup.Kinds() {
+		fmt.Fprintf(&b, "  %s: %s\n", k.Name(), k.Brief())
+		for line := range strings.Lines(k.Proposal()) {
+			b.WriteString("    " + line)
+		}
+		b.WriteString("\n\n")
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// kindsInWords lists the kinds for the flag.
+func kindsInWords() string {
+	var all []string
+	for _, k := range setup.Kinds() {
+		all = append(all, k.Name()+" ("+k.Brief()+")")
+	}
+	return strings.Join(all, " or ")
+}
+
 // addChoices adds the flags about the knock.
 func (o *initOptions) addChoices(f *pflag.FlagSet) {
-	for _, k := range o.Kind.Choices() {
-		if k.List {
-			f.StringSlice(k.Name, nil, k.Usage)
-		} else {
-			f.String(k.Name, k.Default, k.Usage)
+	for _, kind := range setup.Kinds() {
+		for _, k := range kind.Choices() {
+			if k.List {
+				f.StringSlice(k.Name, nil, k.Usage)
+			} else {
+				f.String(k.Name, k.Default, k.Usage)
+			}
 		}
 	}
+}
+
+// kind finds the kind of the knock: the one that is named, the one that flags are about,
+// or the one that is proposed.
+func (o *initOptions) kind(f *pflag.FlagSet) (err error) {
+	if o.knock != "" {
+		if o.Kind, err = setup.Named(o.knock); err != nil {
+			return fmt.Errorf("--knock: %w", err)
+		}
+	}
+	for _, kind := range setup.Kinds() {
+		for _, c := range kind.Choices() {
+			switch {
+			case !f.Changed(c.Name):
+			case o.knock == "":
+				o.Kind, o.knock = kind, kind.Name()
+			case kind.Name() != o.Kind.Name():
+				return fmt.Errorf("--%s is about a knock of kind %s, and this one is of kind %s", c.Name, kind.Name(), o.Kind.Name())
+			}
+		}
+	}
+	return nil
 }
 
 // choose reads what the flags say about the knock, and returns which flags about the
 // door were given: any of them means that init asks no questions, and any about the
 // knock that the former knock is not kept.
 func (o *initOptions) choose(f *pflag.FlagSet) (given []string) {
-	about := []string{"door", "ports", "unit"}
-	o.Keep = true
+	about := []string{"door", "ports", "unit", "knock"}
+	o.Keep = !f.Changed("knock")
 	for _, k := range o.Kind.Choices() {
 		about = append(about, k.Name)
 		o.Keep = o.Keep && !f.Changed(k.Name)
@@ -136,6 +192,9 @@ func (o *initOptions) run(e *env, m setup.Machine, c *cobra.Command) error {
 	if o.reference {
 		_, err := fmt.Fprint(e.stdout, config.Reference())
 		return err
+	}
+	if err := o.kind(c.Flags()); err != nil {
+		return &usageError{withHint(err, "doorward init --help")}
 	}
 	given := o.choose(c.Flags())
 	if err := o.parse(given); err != nil {
@@ -241,13 +300,43 @@ func (o *initOptions) write(e *env, m setup.Machine, text string) error {
 	if err := o.writable(e); err != nil {
 		return err
 	}
+	if err := o.equip(c); err != nil {
+		return err
+	}
 	if o.Former.Kept, err = setup.Place(o.output, text, o.force); err != nil {
 		return err
 	}
 	if o.json {
-		return printJSON(e.stdout, initJSON{File: o.output, Door: c.Doors[0].Name, Warnings: append([]string{}, c.Warnings()...)})
+		return printJSON(e.stdout, initJSON{File: o.output, Door: c.Doors[0].Name, Warnings: append([]string{}, c.Warnings()...),
+			Made: append([]string{}, o.made...)})
 	}
 	return o.next(e, e.stdout, m, c)
+}
+
+// equip makes what the knocks go by where it is missing. Only the daemon's own file means
+// this machine: another may be for anywhere.
+func (o *initOptions) equip(c *config.Config) error {
+	if o.output != config.DefaultPath {
+		return nil
+	}
+	for i := range c.Doors {
+		for _, k := range c.Doors[i].Knocks {
+			r, ok := k.Rule.(knock.Equipped)
+			if !ok {
+				continue
+			}
+			all, err := r.Equipment(rand.Reader)
+			if err != nil {
+				return err
+			}
+			made, err := setup.Equip(all)
+			if err != nil {
+				return err
+			}
+			o.made = append(o.made, made...)
+		}
+	}
+	return nil
 }
 
 // initJSON is what init prints with --json.
@@ -255,6 +344,7 @@ type initJSON struct {
 	File     string   `json:"file"`
 	Door     string   `json:"door"`
 	Warnings []string `json:"warnings"` // never null
+	Made     []string `json:"made"`     // files that the knock goes by and that were not there; never null
 }
 
 // notWritten is the error of a text with mistakes, for the command line.
@@ -272,6 +362,9 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	var b strings.Builder
 	if o.output != "-" {
 		fmt.Fprintf(&b, "Written: %s\n", o.output)
+	}
+	for _, path := range o.made {
+		fmt.Fprintf(&b, "Written: %s\n", path)
 	}
 	if o.Former.Kept != "" {
 		fmt.Fprintf(&b, "The previous file is kept: %s\n", o.Former.Kept)
@@ -298,7 +391,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	if what, do := c.Clashes(local, true); what != "" {
 		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.Warn.Render("warning"), output.Text(what), output.Text(do))
 	}
-	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "",
+	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "", Equipped: o.output == config.DefaultPath,
 		Sudo: usesSudo(e)}
 	if m.Firewalls != nil {
 		left.Firewalls = m.Firewalls(c)

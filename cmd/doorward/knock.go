@@ -19,9 +19,26 @@ import (
 	"github.com/doorward/doorward/internal/visit"
 )
 
-const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the order
-given, and close it at once. No other port is contacted. Several --touch are one list:
---touch 59000,59002 and --touch 59000 --touch 59002 are the same.
+const knockHelp = `Knock at a gateway.
+
+With a PROFILE, which doorward accept has made of an invite, your SSH key opens the
+door: an encrypted handshake over UDP, or TCP where the profile has it and UDP does not
+get through. IPv4 and IPv6 are both opened. DOOR is one of the gateway's, and the
+profile's first otherwise. The gateway says until when the door is open and to which
+address, or why not. While its service is being started, doorward waits for up to a
+minute.
+
+--open-for asks for a time, --extend for more of it where the door is open already, and
+--close gives it back; --address opens to another address than the own, where the key
+may do that. --rescue asks on the terminal for a rescue code of the gateway's, instead
+of using a key: it is typed on no command line. A key that is encrypted asks for its
+passphrase on the terminal, or by SSH_ASKPASS as ssh does, unless ssh-agent has it. A
+security key is to be touched, once for IPv4 and IPv6.
+
+With --touch or --from, the knock is one of touches: complete a TCP connection to each
+port of --touch, in the order given, and close it at once. No other port is contacted.
+Several --touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are
+the same.
 
 HOST is a name or an address. It may also be written as for ssh: a user, as in
 you@host, is ignored, and a port, as in host:22, is the one to wait for. ssh://host
@@ -33,20 +50,19 @@ overrides the port in it. If your key has a passphrase, use age to decrypt the f
 age -d FILE | doorward knock --from -
 
 With --wait PORT, doorward then tries that port, the door's own, until it accepts a
-connection. That is the proof that the knock was right: a gateway responds to a wrong
-knock exactly as to a right one. Without --wait, success means that every port was
-touched.
+connection. With touches that is the proof that the knock was right: a gateway responds
+to a wrong one exactly as to a right one, and without --wait, success means that every
+port was touched.
 
 A gateway lets in the source that knocked, and the IPv4 and IPv6 addresses of one
 machine are two sources. If HOST has addresses of both families, doorward knocks over
-both, one after the other, in the resolver's order, so that whatever follows gets in
-over either. One of them is enough: an address that cannot be reached is reported and
-skipped. -4 and -6 choose one.
+both, in the resolver's order, so that whatever follows gets in over either. One of them
+is enough: an address that cannot be reached is skipped. -4 and -6 choose one.
 
-Concurrent calls, by ansible, git or an editor, share one knock: one of them knocks at
-a time, and with --wait the others find that the door is open. They coordinate through
-files of the user's own, below XDG_RUNTIME_DIR or the user's cache, which do not
-contain the knock.
+Concurrent calls with touches, by ansible, git or an editor, share one knock: one of
+them knocks at a time, and with --wait the others find that the door is open. They
+coordinate through files of the user's own, below XDG_RUNTIME_DIR or the user's cache,
+which do not contain the knock.
 
 A gateway lets nobody in who knocks from the gateway itself: use doorward open there.
 
@@ -62,10 +78,15 @@ own messages go to standard error.
 Exit status: 0 when at least one knock is complete and, with --wait, the port opened
 within --timeout, and with --stdio, everything that was sent was delivered; 1 when
 not; 2 when the command line is wrong; 7 when the port did not open in time. With a
-command: the command's own; 125 when something fails before it, 126 when it cannot be
-run, and 127 when it is not found. If doorward is ended by a signal, so is its status.`
+PROFILE also 5 when the gateway has no such door, 6 when it refuses, and 7 when nothing
+answers. With a command: the command's own; 125 when something fails before it, 126 when
+it cannot be run, and 127 when it is not found. If doorward is ended by a signal, so is
+its status.`
 
-const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
+const knockExamples = `  doorward knock gate
+  doorward knock gate ssh --open-for 2h -- ssh alice@gate.example.org
+  doorward knock gate --close
+  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
   doorward knock --from knock-ssh-alice.age -- ssh alice@gate.example.org
 
@@ -83,13 +104,14 @@ func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) 
 func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	var o knockOptions
 	c := &cobra.Command{
-		Use:     "knock HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
-		Short:   "knock on a gateway, and wait until the door is open",
-		Long:    knockHelp,
-		Example: knockExamples,
+		Use:               "knock PROFILE [DOOR] | HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
+		Short:             "knock at a gateway, and wait until the door is open",
+		Long:              knockHelp,
+		Example:           knockExamples,
+		ValidArgsFunction: completeProfiles(e),
 		RunE: func(c *cobra.Command, args []string) error {
 			dash := c.ArgsLenAtDash()
-			err := o.read(e, args, dash)
+			err := o.read(e, c.Flags(), args, dash)
 			if err == nil {
 				err = o.run(c.Context(), e, v)
 			}
@@ -115,8 +137,15 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.BoolVar(&o.stdio, "stdio", false, "connect standard input and output to the connection that --wait made")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
+	o.at.flags(f)
 	return c
 }
+
+// ofProfile are the flags that go with a PROFILE alone, and ofTouches with touches alone.
+var (
+	ofProfile = []string{"open-for", "address", "close", "extend", "rescue"}
+	ofTouches = []string{"touch", "from", "identity", "delay", "touch-timeout"}
+)
 
 func (o *knockOptions) family() visit.Family {
 	switch {
@@ -166,6 +195,9 @@ func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard ou
 
 // attempt knocks, waits, says what came of it, and lets follow what is to.
 func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, say func(string, ...any)) error {
+	if o.sealed() {
+		return o.attemptSealed(ctx, e, v, say)
+	}
 	families, err := v.Resolve(ctx, o.host, o.family())
 	if err != nil && ctx.Err() != nil {
 		return interrupted(ctx, "before the knock was begun")
@@ -375,6 +407,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())}
 	if len(opened) > 1 {
 		err.Message = fmt.Sprintf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+	}
+	if o.sealed() {
+		return o.notOpenSealed(err)
 	}
 	if o.itself {
 		return withHint(err, "%s", notItself)

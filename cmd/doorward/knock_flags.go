@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -37,6 +39,8 @@ type knockOptions struct {
 	identities []string
 	then       string // what --from says is to be done next, "" for nothing
 	itself     bool   // HOST is the machine that knocks
+	at         sealedOptions
+	doorPorts  []seal.Port // of a PROFILE's door, once the gateway has told them
 }
 
 // once is the text of a flag that can be given only once: of two, nobody knows which is
@@ -70,9 +74,9 @@ func (o *once) Set(s string) error {
 }
 
 // read checks the command line, and reads what it names.
-func (o *knockOptions) read(e *env, args []string, dash int) error {
+func (o *knockOptions) read(e *env, f *pflag.FlagSet, args []string, dash int) error {
 	wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
-	if err := o.parse(args, dash); err != nil {
+	if err := o.parse(f, args, dash); err != nil {
 		return wrong(err)
 	}
 	if o.from != "" {
@@ -88,7 +92,7 @@ func (o *knockOptions) read(e *env, args []string, dash int) error {
 
 // parse checks the command line. dash is how many of args stand before "--",
 // or -1.
-func (o *knockOptions) parse(args []string, dash int) error {
+func (o *knockOptions) parse(f *pflag.FlagSet, args []string, dash int) error {
 	if dash >= 0 {
 		args, o.argv = args[:dash], args[dash:]
 		if len(o.argv) == 0 {
@@ -106,10 +110,8 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		return errors.New("HOST is missing: the gateway's name or address")
 	case len(args) > 1 && len(o.touch) > 0 && strings.Trim(args[1], "0123456789,") == "":
 		return fmt.Errorf("%q: the ports of --touch are one word: --touch 59000,59002, without blanks", args[1])
-	case len(args) > 1:
+	case len(args) > 1 && !o.sealed():
 		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.from == "" && len(o.touch) == 0:
-		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
 	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
 		return errors.New("-4, -6 and --both exclude one another")
 	case o.stdio && len(o.argv) > 0:
@@ -119,7 +121,13 @@ func (o *knockOptions) parse(args []string, dash int) error {
 	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
 		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
 	}
-	if o.from == "" {
+	if err := o.only(f); err != nil {
+		return err
+	}
+	switch {
+	case o.sealed():
+		return o.parseSealed(args)
+	case o.from == "":
 		return o.readHost(args[0])
 	}
 	return nil
@@ -188,7 +196,7 @@ func (o *knockOptions) waitAt(port string) error {
 
 // ports reads what --touch and --wait say. Those of --from are known.
 func (o *knockOptions) ports() (err error) {
-	if o.from == "" {
+	if o.from == "" && !o.sealed() {
 		if o.touchPorts, err = parseTouch(strings.Join(o.touch, ",")); err != nil {
 			return fmt.Errorf("--touch: %w", err)
 		}

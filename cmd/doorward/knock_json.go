@@ -50,16 +50,25 @@ func printKnock(w io.Writer, o *knockOptions, attempts []visit.Attempt, opened [
 		j.Knocks = append(j.Knocks, a)
 		j.OK = j.OK || a.Complete && o.waitPort == 0
 	}
+	j.Wait = waits(o, opened)
+	for _, w := range j.Wait {
+		j.OK = j.OK || w.Open
+	}
+	return printJSON(w, j)
+}
+
+// waits are what --wait has come to.
+func waits(o *knockOptions, opened []visit.Opened) []waitJSON {
+	all := []waitJSON{}
 	for _, w := range opened {
 		wj := waitJSON{Port: fmt.Sprintf("%d/tcp", o.waitPort), Address: w.Address.String(),
 			Open: w.Err == nil, AfterMS: ms(w.After)}
 		if w.Err != nil {
 			wj.Error = w.WhyShut()
 		}
-		j.Wait = append(j.Wait, wj)
-		j.OK = j.OK || wj.Open
+		all = append(all, wj)
 	}
-	return printJSON(w, j)
+	return all
 }
 
 // ms is d in milliseconds, to the microsecond.

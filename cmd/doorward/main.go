@@ -19,10 +19,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
 	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/profile"
+	"github.com/doorward/doorward/internal/signer"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -34,6 +37,9 @@ type env struct {
 	now            func() time.Time       // nil for time.Now
 	cache          func() (string, error) // the user's cache directory; nil for none
 	args           []string               // the command line
+	profiles       profile.Directory      // of the visitor; "" for the user's own
+	knocks         *client.Client         // nil for one on this machine's network
+	ask            signer.Ask             // asks the visitor; nil for the terminal
 	polkitRules    string                 // file of the polkit rule, "" for the system's
 
 	// become has a program take this one's place, and returns only if it cannot; nil
@@ -220,7 +226,12 @@ var commands = []func(*env) *cobra.Command{
 	newDiff,
 	newApply,
 	newDoctor,
+	newInvite,
+	newKeys,
+	newAccept,
 	newKnock,
+	newHold,
+	newProfiles,
 	newShare,
 	newRotate,
 	newVersion,

@@ -30,6 +30,9 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 	return k
 }
 
+// Digest is the text itself.
+func (Kind) Digest(_ knock.File, text []byte) (any, error) { return string(text), nil }
+
 type kept struct {
 	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order
@@ -95,12 +98,13 @@ func (k *kept) Files() (all []knock.File) {
 }
 
 // Feed takes in the words of a file. Who had one that is gone has its grants no more.
-func (k *kept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
 	if err != nil {
 		return c
 	}
 	before := k.now.Load().book
-	k.texts[path] = string(text)
+	text, _ := digest.(string)
+	k.texts[path] = text
 	k.publish()
 	for name, word := range before {
 		if k.now.Load().book[name] != word {

@@ -537,9 +537,10 @@ func TestALaterWord(t *testing.T) {
 
 // knows are files outside this directory that name its kind or import it, and why.
 var knows = map[string]string{
-	"e2e/rules/arrows_test.go":      "it lists all directories",
-	"internal/config/kinds_test.go": "it has a kind of its own by that name",
-	"internal/share/edit_test.go":   "it has one, too",
+	"e2e/rules/arrows_test.go":       "it lists all directories",
+	"internal/config/kinds_test.go":  "it has a kind of its own by that name",
+	"internal/config/shares_test.go": "it uses that one",
+	"internal/share/edit_test.go":    "it has one, too",
 }
 
 // Adding the kind touched no other package: nothing else names it.

@@ -165,6 +165,27 @@ func TestCertificatesOfSecurityKeys(t *testing.T) {
 	}
 }
 
+// Who has locked an authority has locked all that it has signed.
+func TestLockedAuthority(t *testing.T) {
+	message := []byte("what is asked for")
+	ca, visitor := newSigner(t, 1), newSigner(t, 2)
+	cert := &ssh.Certificate{Key: visitor.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"alice"}, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(bytes.NewReader(make([]byte, 64)), ca); err != nil {
+		t.Fatal(err)
+	}
+	o := Origins{File: NewKeys([]Key{ca.key(t, `cert-authority,principals="alice"`)})}
+	for _, locked := range []signer{ca, visitor} {
+		o.Locked = map[string]bool{locked.fingerprint().String(): true}
+		if p, ok := NewRing(o).Certificate(cert.Marshal(), message, visitor.sign(t, message)); !ok || reasonOf(p, Ask{}) != Locked {
+			t.Errorf("accepted %v, party %+v, want one that is told that it is locked", ok, p)
+		}
+	}
+	o.Locked = map[string]bool{newSigner(t, 3).fingerprint().String(): true}
+	if p, ok := NewRing(o).Certificate(cert.Marshal(), message, visitor.sign(t, message)); !ok || reasonOf(p, Ask{}) != 0 {
+		t.Errorf("accepted %v, party %+v, want it permitted when another is locked", ok, p)
+	}
+}
+
 // A critical option is unknown whatever it is called, and one whose value cannot be read
 // refuses the certificate.
 func TestCriticalOptions(t *testing.T) {
@@ -198,6 +219,28 @@ func TestCriticalOptions(t *testing.T) {
 		}
 		if ok && reasonOf(p, Ask{}) != c.want {
 			t.Errorf("%q=%q: %v, want %v", c.name, c.value, reasonOf(p, Ask{}), c.want)
+		}
+	}
+}
+
+// There is one way to write a certificate: what its authority has signed is what is read.
+func TestCertificatesThatAreWrittenOtherwise(t *testing.T) {
+	cert := &ssh.Certificate{Key: newSigner(t, 2).PublicKey(), CertType: ssh.UserCert,
+		Permissions: ssh.Permissions{CriticalOptions: map[string]string{"force-command": "x"}}}
+	if err := cert.SignCert(bytes.NewReader(make([]byte, 64)), newSigner(t, 1)); err != nil {
+		t.Fatal(err)
+	}
+	blob := cert.Marshal()
+	option := func(value ...string) []byte {
+		return fields(string(fields("force-command", string(fields(value...)))))
+	}
+	for _, c := range []struct {
+		value []string
+		want  bool
+	}{{[]string{"x"}, true}, {nil, true}, {[]string{""}, false}, {[]string{"x", ""}, false}} {
+		other := bytes.Replace(blob, option("x"), option(c.value...), 1)
+		if _, got := parseCertificate(other); got != c.want {
+			t.Errorf("with a critical option of the values %q: read %v, want %v", c.value, got, c.want)
 		}
 	}
 }

@@ -89,6 +89,8 @@ func TestLinesThatAreRefused(t *testing.T) {
 		{rsaLine(2047), "an RSA key of 2047 bits is too short to be safe: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
 		{rsaLine(1024), "an RSA key of 1024 bits is too short to be safe: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
 		{rsaLine(8193), "an RSA key of 8193 bits takes too long to verify: allowed are 2048 to 8192; better: ssh-keygen -t ed25519"},
+		{"ssh-rsa " + base64.StdEncoding.EncodeToString(fields(ssh.KeyAlgoRSA, "\x00\x01\x00\x01", "\x00"+strings.Repeat("\xff", 256))),
+			"the ssh-rsa key is not written as OpenSSH writes it: make its .pub file anew with ssh-keygen -y"},
 		{"ssh-rsa " + blob, `the key after "ssh-rsa" is of another type, or damaged: copy the whole line of the .pub file`},
 		{"ssh-ed25519", `no key after "ssh-ed25519": allowed is a line of a .pub file`},
 		{"ssh-ed25519 " + blob[:30], `the key after "ssh-ed25519" is not base64, or is cut short: copy the whole line of the .pub file`},

@@ -323,3 +323,34 @@ func reasonOf(p *Party, a Ask) Reason {
 	}
 	return 0
 }
+
+// There is one way to write a signature.
+func TestSignaturesThatAreWrittenOtherwise(t *testing.T) {
+	two := func(r, s string) string { return string(fields(r, s)) }
+	for name, c := range map[string]struct {
+		sig  []byte
+		want bool
+	}{
+		"as it is written":    {fields(ssh.KeyAlgoECDSA256, two("\x01", "\x01")), true},
+		"a leading zero":      {fields(ssh.KeyAlgoECDSA256, two("\x00\x01", "\x01")), false},
+		"zero":                {fields(ssh.KeyAlgoECDSA256, two("", "\x01")), false},
+		"negative":            {fields(ssh.KeyAlgoECDSA256, two("\x01", "\x80")), false},
+		"a third number":      {fields(ssh.KeyAlgoECDSA256, two("\x01", "\x01")+"\x00"), false},
+		"more after it":       {fields(ssh.KeyAlgoECDSA256, two("\x01", "\x01"), ""), false},
+		"a short RSA number":  {fields(ssh.KeyAlgoRSASHA512, string(make([]byte, 255))), false},
+		"SHA-1":               {fields("ssh-rsa", string(make([]byte, 256))), false},
+		"DSA":                 {fields("ssh-dss", string(make([]byte, 40))), false},
+		"a certificate's":     {fields(ssh.CertAlgoED25519v01, string(make([]byte, 64))), false},
+		"no format":           {fields("", string(make([]byte, 64))), false},
+		"Ed25519":             {fields(ssh.KeyAlgoED25519, string(make([]byte, 64))), true},
+		"Ed25519 of 63 bytes": {fields(ssh.KeyAlgoED25519, string(make([]byte, 63))), false},
+		"no flags":            {fields(ssh.KeyAlgoSKED25519, string(make([]byte, 64))), false},
+		"flags and counter":   {append(fields(ssh.KeyAlgoSKED25519, string(make([]byte, 64))), 1, 0, 0, 0, 1), true},
+		"and more":            {append(fields(ssh.KeyAlgoSKED25519, string(make([]byte, 64))), 1, 0, 0, 0, 1, 0), false},
+		"another length":      {append(fields(ssh.KeyAlgoED25519, string(make([]byte, 64))), 0), false},
+	} {
+		if _, got := parseSignature(c.sig); got != c.want {
+			t.Errorf("%s: read %v, want %v", name, got, c.want)
+		}
+	}
+}

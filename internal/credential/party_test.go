@@ -85,6 +85,8 @@ func TestPermits(t *testing.T) {
 		{name: "for another address that may", options: []string{"any-address"}, ask: Ask{Address: addr("203.0.113.8")}},
 		{name: "for another address that from does not admit", options: []string{`any-address,from="192.0.2.0/24"`}, ask: Ask{Address: addr("203.0.113.8")},
 			refusal: "your key does not count from this address: knock from one that the gateway's operator has admitted (from)"},
+		{name: "from another address for one that from admits", options: []string{`any-address,from="203.0.113.0/24"`}, ask: Ask{Address: addr("203.0.113.8")},
+			refusal: "your key does not count from this address: knock from one that the gateway's operator has admitted (from)"},
 		{name: "for its own address", options: []string{""}, ask: Ask{Address: home}},
 		{name: "a second line permits it", options: []string{`doors="web"`, `doors="ssh",max-open-for="1h"`}, want: Terms{AtMost: time.Hour}},
 		{name: "the first line that permits it counts", options: []string{`max-open-for="1h"`, `max-open-for="2h"`}, want: Terms{AtMost: time.Hour}},

@@ -2,7 +2,10 @@ package credential
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
 	"encoding/binary"
 	"math/big"
 	"math/rand/v2"
@@ -112,8 +115,7 @@ func TestNobodysKeys(t *testing.T) {
 		}
 	}
 	// A number that is too large for a modulus is verified, too, with nobody's.
-	s := signature{format: ssh.KeyAlgoRSASHA512, blob: bytes.Repeat([]byte{0xff}, 256)}
-	s.blob[255] = 0xf0
+	s := signature{format: ssh.KeyAlgoRSASHA512, blob: append(bytes.Repeat([]byte{0xff}, 255), 0xf0)}
 	small := append([]byte{0, 0x80}, bytes.Repeat([]byte{1}, 255)...)
 	own, err := parseBlob(fields(ssh.KeyAlgoRSA, "\x01\x00\x01", string(small)))
 	if err != nil || s.fits(own) {
@@ -122,7 +124,30 @@ func TestNobodysKeys(t *testing.T) {
 	if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
 		t.Errorf("a signature above the modulus does not fit nobody's key: %v", err)
 	}
-	// Whoever signs with nobody's key is nobody.
+	// So is one that is shorter than the modulus, which other programs pad.
+	long := signature{format: ssh.KeyAlgoRSASHA512, blob: make([]byte, 257)}
+	if k, err := parseBlob(long.nobody()); err != nil || s.fits(k) {
+		t.Errorf("a signature that is shorter than the modulus fits it: %v", err)
+	}
+	// Whoever signs with nobody's key, which anybody can, is nobody: be it for a key of another
+	// type, which it does not fit, or for none. Nobody's P-256 key is the number 1.
+	one, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), append(make([]byte, 31), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := ssh.NewSignerFromKey(one)
+	if err != nil || !bytes.Equal(nobody.PublicKey().Marshal(), nobodies[ssh.KeyAlgoECDSA256]) {
+		t.Fatalf("the number 1 is not nobody's key: %v", err)
+	}
+	signed, err := nobody.Sign(cryptorand.Reader, Signed([]byte("message")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []Fingerprint{mustKey(t, aKey).Fingerprint, FingerprintOf(nobody.PublicKey().Marshal()), {}} {
+		if _, ok := ringOf(t, aKey).Key(f, []byte("message"), ssh.Marshal(signed)); ok {
+			t.Errorf("nobody's signature is accepted for %v", f)
+		}
+	}
 	base := signature{format: ssh.KeyAlgoED25519}
 	f := FingerprintOf(base.nobody())
 	ring := NewRing(Origins{})
@@ -296,6 +321,28 @@ func TestCodes(t *testing.T) {
 		if _, _, ok := invite(c.code, c.s, c.sig); ok {
 			t.Errorf("%s enrols", name)
 		}
+	}
+}
+
+// A fingerprint counts as a whole, though keys are found by its beginning.
+func TestFingerprintsThatBeginTheSame(t *testing.T) {
+	message := []byte("what is asked for")
+	alice, bob := newSigner(t, 1), newSigner(t, 2)
+	f := alice.fingerprint()
+	f[31] ^= 1
+	ring := NewRing(Origins{File: NewKeys([]Key{alice.key(t, "")})})
+	if _, ok := ring.Key(f, message, alice.sign(t, message)); ok {
+		t.Error("a fingerprint with another end is accepted")
+	}
+	// Two keys with one beginning are both found, as if it had been possible to make them.
+	twin := bob.key(t, "")
+	copy(twin.Fingerprint[:8], f[:8])
+	ring = NewRing(Origins{File: NewKeys([]Key{alice.key(t, ""), twin})})
+	if _, ok := ring.Key(twin.Fingerprint, message, bob.sign(t, message)); !ok {
+		t.Error("the second of two keys that begin the same is not found")
+	}
+	if _, ok := ring.Key(alice.fingerprint(), message, alice.sign(t, message)); !ok {
+		t.Error("the first of two keys that begin the same is not found")
 	}
 }
 

@@ -39,8 +39,8 @@ func (s Secret) Identity() string { return secretPrefix + hex.EncodeToString(s.I
 // Both sides derive what they send from the secret, so that the identity, which is told
 // before anything is proven, and the proof have nothing to do with each other.
 const (
-	infoID    = "doorward machine secret v1 id"
-	infoProof = "doorward machine secret v1 proof"
+	infoID    = "doorward sealed v1 secret id" // docs/PROTOCOL.md
+	infoProof = "doorward sealed v1 secret mac"
 )
 
 // SecretID returns the identity that a machine's secret is found by.

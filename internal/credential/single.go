@@ -28,14 +28,11 @@ func (r *Ring) Single(id [8]byte, message []byte, proof [64]byte) (*Party, bool)
 	return r.Key(k.Fingerprint, message, k.singleSignature(proof))
 }
 
-// begins returns a key that may knock and whose fingerprint begins with an identity; nil:
-// there is none. Two keys with the same 64 bits nobody finds: it would take 2^64 tries
-// to get in another's way.
+// begins returns a key whose fingerprint begins with an identity; nil: there is none. Two
+// keys with the same 64 bits nobody finds: it would take 2^64 tries to get in another's way.
 func (k *Keys) begins(id [8]byte) *Key {
-	for _, i := range k.at(id) {
-		if !k.list[i].Authority {
-			return &k.list[i]
-		}
+	if at := k.at(id); len(at) > 0 {
+		return &k.list[at[0]]
 	}
 	return nil
 }

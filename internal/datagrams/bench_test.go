@@ -3,8 +3,10 @@
 package datagrams
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -15,28 +17,36 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// BenchmarkThrowAway measures the time that one processor needs to read a datagram that
-// is no knock; what the network does before is not included.
+// BenchmarkThrowAway is the time that one processor needs to read a datagram that is
+// nothing, or that a glance answers: what the network does before is not in it.
 func BenchmarkThrowAway(b *testing.B) {
-	for _, size := range []int{32, 1400} {
-		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+	for _, bm := range []struct {
+		name    string
+		payload []byte
+	}{
+		{"bytes=32", make([]byte, 32)},
+		{"bytes=1400", make([]byte, 1400)},
+		{"answered=64", append([]byte("ask:"), make([]byte, 64)...)},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
 			s := newScene(b)
 			var sock *socket
 			s.gateway.Do(func() (err error) { sock, err = open(59000); return err })
 			defer sock.file.Close()
 			sock.use(&words{})
 			c := s.caller(visitor4 + ":0")
-			to, payload := netip.MustParseAddrPort(gateway4+":59000"), make([]byte, size)
+			to := netip.MustParseAddrPort(gateway4 + ":59000")
 			into, read := newBatch(), 0
 			b.ResetTimer()
 			b.ReportAllocs()
 			for read < b.N {
 				b.StopTimer()
 				for range 3 * atOnce {
-					if _, err := c.WriteToUDPAddrPort(payload, to); err != nil {
+					if _, err := c.WriteToUDPAddrPort(bm.payload, to); err != nil {
 						b.Fatal(err)
 					}
 				}
+				sock.replies = replies{} // another second
 				b.StartTimer()
 				for {
 					var n int
@@ -56,6 +66,28 @@ func BenchmarkThrowAway(b *testing.B) {
 	}
 }
 
+// BenchmarkCrowd is what one more datagram costs where as many wait as may, with sources
+// of so many prefixes.
+func BenchmarkCrowd(b *testing.B) {
+	for _, n := range []int{1, 50, 1000} {
+		b.Run(fmt.Sprintf("prefixes=%d", n), func(b *testing.B) {
+			var p pool
+			p.init(nil)
+			s := listenedTo()
+			all := prefixes(n)
+			come := make([]arrival, atOnce)
+			payload := make([]byte, 320)
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += atOnce {
+				for j := range come {
+					come[j] = arrival{payload, knock.Path{From: netip.AddrPortFrom(all[(i+j)%n], 9)}, knock.Claimed}
+				}
+				p.put(&s.queue, s, s.opener.Load(), come)
+			}
+		})
+	}
+}
+
 // busy is an opener that takes long.
 type busy struct {
 	words
@@ -66,34 +98,47 @@ func (o *busy) Open(d knock.Datagram) (any, []byte, bool) {
 	o.opens.Add(1)
 	for end := time.Now().Add(o.takes); time.Now().Before(end); {
 	}
-	return string(d.Payload), nil, string(d.Payload) == "knock right"
+	return string(d.Payload), nil, bytes.HasSuffix(d.Payload, []byte(" right"))
 }
 
-// BenchmarkFlood measures a visitor's knocks while one thread, on the same processors,
-// sends as fast as it can datagrams that a glance throws away, or that each take 50 µs
-// to open.
+// BenchmarkFlood sends from so many prefixes, as fast as the processors that are left can,
+// datagrams that a glance throws away, or that each take 50 µs to open, while a visitor
+// from another prefix knocks: with a source that may be forged, one that is shown, and at
+// another port.
 func BenchmarkFlood(b *testing.B) {
-	for _, text := range []string{"", "nothing", "knock wrong"} {
-		b.Run("flood="+text, func(b *testing.B) {
+	for _, bm := range []struct {
+		text     string
+		prefixes int
+	}{{"", 0}, {"nothing", 1}, {"knock wrong", 1}, {"knock wrong", 50}, {"knock shown wrong", 50}} {
+		b.Run(fmt.Sprintf("flood=%s/prefixes=%d", bm.text, bm.prefixes), func(b *testing.B) {
 			s := newScene(b)
 			by := &busy{takes: 50 * time.Microsecond}
 			s.mustSet(map[uint16]knock.Opener{59000: by, 59001: by})
+			var callers []*net.UDPConn
+			for i := range bm.prefixes {
+				a := fmt.Sprintf("198.18.%d.2", i)
+				s.visitor.Run("ip", "addr", "add", a+"/32", "dev", s.visitorIf)
+				s.gateway.Run("ip", "route", "add", a+"/32", "dev", s.gatewayIf)
+				callers = append(callers, s.caller(a+":0"))
+			}
 			ctx, stop := context.WithCancel(b.Context())
 			var flood sync.WaitGroup
 			sent := 0
-			c := s.caller(visitor4 + ":0")
 			to := netip.MustParseAddrPort(gateway4 + ":59000")
-			if text != "" {
+			if bm.text != "" {
 				flood.Go(func() {
 					for ; ctx.Err() == nil; sent++ {
-						_, _ = c.WriteToUDPAddrPort([]byte(text), to)
+						_, _ = callers[sent%len(callers)].WriteToUDPAddrPort([]byte(bm.text), to)
 					}
 				})
 			}
-			for _, p := range []uint16{59000, 59001} {
-				took, lost := knocks(b, s, p)
-				b.ReportMetric(float64(took.Microseconds()), fmt.Sprintf("us/%d", p))
-				b.ReportMetric(float64(lost), fmt.Sprintf("lost/%d", p))
+			for _, v := range []struct {
+				name, text string
+				port       uint16
+			}{{"claimed", "knock right", 59000}, {"shown", "knock shown right", 59000}, {"elsewhere", "knock right", 59001}} {
+				took, lost := knocks(b, s, v.port, v.text)
+				b.ReportMetric(float64(took.Microseconds()), "us/"+v.name)
+				b.ReportMetric(float64(lost), "lost/"+v.name)
 			}
 			stop()
 			flood.Wait()
@@ -109,16 +154,16 @@ func BenchmarkFlood(b *testing.B) {
 	}
 }
 
-// knocks sends b.N right knocks, each a millisecond after the one before was heard, or
-// was given up after 50; it returns the mean time of those that were heard.
-func knocks(b *testing.B, s *scene, p uint16) (mean time.Duration, lost int) {
+// knocks sends b.N right knocks, each a millisecond after the one before was heard
+// or, after 50 of them, was not; it returns the mean time of those that were.
+func knocks(b *testing.B, s *scene, p uint16, text string) (mean time.Duration, lost int) {
 	c := s.caller(visitor4 + ":0")
 	to := fmt.Sprintf("%s:%d", gateway4, p)
 	var sum time.Duration
 	for range b.N {
 		n := len(s.record.heard())
 		begun := time.Now()
-		send(b, c, to, "knock right")
+		send(b, c, to, text)
 		late := time.After(50 * time.Millisecond)
 		for len(s.record.heard()) == n {
 			select {

@@ -1,17 +1,18 @@
 //go:build linux
 
-// Package datagrams listens on UDP ports: it passes on what a knock.Opener made of a
-// datagram, with its source and the address it was sent to, and sends the answers. It
-// knows nothing about doors and judges nothing. No source of a datagram is proven.
+// Package datagrams listens on UDP ports, and reads connections that carry the same
+// datagrams over TCP (streams): it passes on what a knock.Opener made of a datagram, with
+// its source and the address it was sent to, and sends the answers. It knows nothing
+// about doors and judges nothing.
 //
 // # The way of a datagram
 //
-//	socket ──► Glance ──► the port's share of ──► Open ──► what was heard ──► heard
-//	           (a goroutine   what waits         (the      (in the order in
-//	            a port)                           pool)     which it came)
+//	socket ──► Glance ──► the place's share of ──► Open ──► what was heard ──► heard
+//	           (a goroutine   what waits          (the      (in the order in
+//	            a port)                            pool)     which it is opened)
 //
-// Each port has one socket for both families and all addresses, whichever come and go, so
-// that nothing has to be done when an interface does. A port stays bound, and silent,
+// Each UDP port has one socket for both families and all addresses, whichever come and go,
+// so that nothing has to be done when an interface does. A port stays bound, and silent,
 // also while nothing is to be heard there: a port without a socket would be answered with
 // ICMP, and anybody else could bind it and learn a knock. So no socket has SO_REUSEADDR
 // or SO_REUSEPORT. Datagrams that arrive meanwhile are read and thrown away, not kept for
@@ -25,37 +26,62 @@
 //
 // # Floods
 //
-// Anybody can send with any source, so a limit for each source would not help. Datagrams
-// at one port do not crowd out those at another: each port has a share of what may wait
-// to be opened. In a full share a new datagram takes the place of a random one, or is
-// itself thrown away. A right knock among N others is then as likely to be opened as any
-// of them, however those are timed; if the latest were thrown away, a burst just before
-// it would be enough to keep it out.
+// Anybody can send with any source. So what waits to be opened waits in lanes, by where
+// it claims to come from, and the lanes are served in turn; a flood takes turns in the
+// lanes of the prefixes that it claims, and leaves the others theirs. When as much waits
+// as may, a random datagram of a longest lane goes, which can be the one that just came: a
+// right knock among N others of its lane is as likely to be opened as any of them, however
+// those are timed. Which prefixes share a lane is drawn anew each second.
 //
-// Whatever arrives, each port costs
+// A flood that claims all prefixes is in every lane. Against that there are ranks:
+// datagrams that are Shown contain what was sent to their source before, and have lanes of
+// their own, which are served first, seven times of eight. And a glance can answer: while
+// a place is busy, the opener asks whoever claims a source to show it, at the cost of a
+// datagram each way, instead of letting them wait.
 //
-//   - one Glance for each datagram, and no allocation, until one passes it; then
-//     work that does not grow with what waits;
-//   - 64 KiB of buffers while it is read, a share of maxWaiting datagrams of Longest
-//     bytes at most, and twice maxBuffer bytes in the kernel, which throws away what does
-//     not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
-//   - answersPerSecond answers at most that Open gave, none longer than its datagram,
-//     so that nobody is flooded by way of the listener, and nothing is amplified.
+// Datagrams at one place do not crowd out those at another: each has a share of what may
+// wait, and the places have turns, too. So a right knock waits at most for one datagram of
+// each lane at its place, as often as there are places where something waits.
+//
+// Whatever arrives, each UDP port costs
+//
+//   - one Glance for each datagram, and no allocation, until one waits; then work that
+//     does not grow with what waits;
+//   - 64 KiB of buffers while it is read, a share of maxWaiting datagrams of Longest bytes
+//     of either rank at most, and twice maxBuffer bytes in the kernel, which throws away
+//     what does not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
+//   - repliesEach answers a second to a prefix, none longer than its datagram, so that
+//     nobody is flooded by way of the listener, and nothing is amplified.
 //
 // The pool has one goroutine fewer than there are processors for Go, but at least one. Go
 // has no priorities; so every goroutine that could hold up the gateway yields after each
 // batch that was read and each datagram that was opened, and a goroutine that is ready to
 // run waits for that long at most. While maxHeard results wait for the gateway nothing is
 // opened, so that nothing that was opened is lost: any excess is thrown away before that.
-// A right knock waits at most for the datagrams in the share of each flooded port.
+//
+// # Streams
+//
+// Where UDP does not get through, a visitor connects to the port of the same number. The
+// listening socket is that of package listen, which hands connections over (Accept). Each
+// carries one datagram at a time, after its length in two bytes; its source is proven by
+// the handshake, so that what it carries is Shown.
+//
+// A connection that has said nothing, and one that says what is no knock, are the same to
+// whoever is at its other end: all is read, up to mostRead bytes; nothing is answered; and
+// after strangerLasts the connection is reset, whatever came. To end it at the first
+// datagram that is none would tell where that ended, and so what datagrams look like.
+//
+// There are maxOfPrefix connections of a prefix and maxStreams in all at most, each with
+// 8 KiB of buffers. When there are too many, one of the prefix that has most has to go, a
+// stranger if there is one.
 //
 // # Order
 //
-// Datagrams are heard in the order in which they were read, with the time of reading,
-// although several are opened at once; one whose Open takes long holds up those behind
-// it. Of one port that is the order in which they came. Datagrams at two ports may be
-// read in the opposite order if they came within the time that it takes to read what the
-// kernel has queued for a port, a millisecond or two.
+// Datagrams are heard in the order in which their turn came to be opened, although several
+// are opened at once; one whose Open takes long holds up those behind it. While no more
+// come than are opened, and always for those of one source at one place, that is the order
+// in which they came. The time at which one is heard is that at which it was read, or that
+// of the one heard before it, if that is later.
 package datagrams
 
 import (
@@ -85,7 +111,7 @@ const (
 
 	// How many bytes the kernel is asked to queue, likewise. The maximum holds a few
 	// milliseconds of a flood, for a busy machine that lets nobody read in that time.
-	maxBuffer, minBuffer, totalBuffer = 1 << 20, 64 << 10, 16 << 20
+	maxBuffer, minBuffer, totalBuffer = 4 << 20, 64 << 10, 16 << 20
 
 	maxHeard = 1024 // datagrams that were opened, or are being opened, and wait for heard
 )
@@ -242,6 +268,7 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	default:
 		w.origin.send(w.datagram.Path, answer)
 	}
+	w.origin.opened(ok || answer != nil)
 	return knock.Heard{
 		Source: w.datagram.Path.From.Addr().WithZone(""),
 		Place:  w.queue.place,

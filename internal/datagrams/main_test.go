@@ -80,10 +80,11 @@ func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
 	if w.fixed != nil {
 		return text, w.fixed, true
 	}
-	if _, answer, ok := strings.Cut(text, ":"); ok {
-		return text, []byte(answer), true
+	ok := !strings.HasPrefix(text, "knock nothing")
+	if _, answer, answers := strings.Cut(text, ":"); answers {
+		return text, []byte(answer), ok
 	}
-	return text, nil, !strings.HasPrefix(text, "knock nothing")
+	return text, nil, ok
 }
 
 // anything accepts whatever comes.

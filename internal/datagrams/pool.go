@@ -68,9 +68,9 @@ type origin interface {
 	// mayAnswer says whether an answer of Open to a source may be sent.
 	mayAnswer(source netip.Addr, now time.Time) bool
 	send(path knock.Path, payload []byte)
-	// opened is told of each datagram that waited, unless that is thrown away; ok: it was
-	// a knock.
-	opened(ok bool)
+	// opened is told of each datagram that waited: with something when it was a knock or
+	// was answered. It does not wait.
+	opened(something bool)
 }
 
 func (p *pool) init(heard func([]knock.Heard)) {
@@ -118,6 +118,9 @@ func (p *pool) put(q *queue, from origin, by *glance, come []arrival) bool {
 		if w == nil {
 			all = false
 			continue
+		}
+		if w.origin != nil {
+			w.origin.opened(false) // the one before was thrown away
 		}
 		w.rank, w.queue, w.origin, w.by = a.rank, q, from, by
 		w.datagram = knock.Datagram{Path: a.path, Payload: copied(w.datagram.Payload, a.payload), Time: now}
@@ -178,7 +181,6 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 		}
 		heard, ok := open(w)
 		p.finish(w, heard, ok)
-		w.origin.opened(ok)
 		runtime.Gosched()
 	}
 }

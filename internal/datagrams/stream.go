@@ -23,8 +23,9 @@ const (
 	// longest that Answer sends over one, in bytes.
 	LongestFrame = 4096
 
-	// How long a connection lasts at most: of somebody who was not heard yet, and after
-	// what was heard last, since an answer may come when a service has started.
+	// How long a connection lasts at most: of a stranger, and after something was made of
+	// what it carried last. An answer may need somebody's finger on a key, or come when a
+	// service has started.
 	strangerLasts, heardLasts = 10 * time.Second, time.Minute
 
 	// mostRead is how many bytes are read of a connection.
@@ -49,7 +50,7 @@ type stream struct {
 	crowd *crowd // its prefix's
 	begun time.Time
 	heard atomic.Bool   // something was made of what it carried
-	done  chan bool     // what it carried was opened; true: and was a knock. It has room for one
+	done  chan bool     // what it carried was opened; true: and is something. It has room for one
 	gone  chan struct{} // closed by end
 	once  sync.Once
 }
@@ -68,7 +69,7 @@ func (c *stream) send(_ knock.Path, payload []byte) {
 	}
 }
 
-func (c *stream) opened(ok bool) { c.done <- ok }
+func (c *stream) opened(something bool) { c.done <- something }
 
 // end ends the connection.
 func (c *stream) end() {
@@ -145,8 +146,8 @@ func (l *Listener) wait(c *stream, by *glance, payload []byte) bool {
 	select {
 	case <-c.gone:
 		return false
-	case ok := <-c.done:
-		if ok {
+	case something := <-c.done:
+		if something {
 			c.heard.Store(true)
 			_ = c.SetReadDeadline(time.Now().Add(heardLasts))
 		}

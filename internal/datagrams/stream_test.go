@@ -247,11 +247,17 @@ func TestStreamsOfWhoWasHeardLastLonger(t *testing.T) {
 		c, w := h.connect("192.0.2.2:4444")
 		time.Sleep(time.Second)
 		h.say(c, framed("knock nothing")) // which Open makes nothing of
+		asking, a := h.connect("192.0.2.3:4444")
+		h.say(asking, framed("knock nothing:prove it")) // which it answers
+		time.Sleep(strangerLasts - 2*time.Second)
 		h.say(c, framed("knock"))
 		path := h.told.heard()[0].Path
 		time.Sleep(heardLasts - time.Second)
 		if err := h.Answer(path, []byte("late")); err != nil || !slices.Equal(w.got(h.t), []string{"late"}) {
 			h.t.Errorf("a late answer: %v, or it was not sent", err)
+		}
+		if got := ended(asking); got != 0 || !slices.Equal(a.got(h.t), []string{"prove it"}) {
+			h.t.Errorf("who was only answered lasts %v more, want until %v after the answer", got, heardLasts)
 		}
 		if got := ended(c); got != time.Second {
 			h.t.Errorf("it lasts %v more, want %v", got, time.Second)
@@ -295,29 +301,30 @@ func TestStreamsAnswersAreBounded(t *testing.T) {
 // out their own; those of others push out no one who was heard; and a visitor who comes
 // last is heard.
 func TestTooManyStreams(t *testing.T) {
+	known := netip.MustParseAddrPort("203.0.113.7:4444")
 	for _, tt := range []struct {
-		name     string
-		prefixes int
-		stay     int
+		name string
+		from []netip.Addr
+		stay int // at most, of them
 	}{
-		{"of one prefix", 1, maxOfPrefix},
-		{"of three prefixes", 3, 3 * maxOfPrefix},
-		{"of many prefixes", 200, maxStreams},
+		{"of one prefix", prefixes(1), maxOfPrefix},
+		{"of three prefixes", prefixes(3), 3 * maxOfPrefix},
+		{"of many prefixes", prefixes(200), maxStreams - 1},
+		{"of the prefix of who was heard", []netip.Addr{known.Addr()}, maxOfPrefix - 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inHall(t, func(h *hall) {
 				h.streams.most = maxStreams
-				known, w := h.connect("203.0.113.7:4444")
-				h.say(known, framed("knock"))
+				first, w := h.connect(known.String())
+				h.say(first, framed("knock"))
 				const each = 3000
 				for i := range each {
-					all := prefixes(tt.prefixes)
-					h.connect(netip.AddrPortFrom(all[i%len(all)], uint16(i+1)).String())
+					h.connect(netip.AddrPortFrom(tt.from[i%len(tt.from)], uint16(i+1)).String())
 					if n := h.there(); n > tt.stay+1 {
 						h.t.Fatalf("%d connections after %d, want %d at most", n, i+1, tt.stay+1)
 					}
 				}
-				late, _ := h.connect("203.0.113.8:4444")
+				late, _ := h.connect("192.0.2.7:4444")
 				h.say(late, framed("knock late"))
 				if err := h.Answer(h.told.heard()[0].Path, []byte("still there")); err != nil || !slices.Equal(w.got(h.t), []string{"still there"}) {
 					h.t.Errorf("who was heard first got no answer (%v)", err)
@@ -325,7 +332,7 @@ func TestTooManyStreams(t *testing.T) {
 				if got := said(h.told.heard()); !slices.Equal(got, []any{"knock", "knock late"}) {
 					h.t.Errorf("heard %v, want both knocks", got)
 				}
-				if got, least := h.Counts().Crowded, uint64(each+2-tt.stay-2); got < least {
+				if got, least := h.Counts().Crowded, uint64(each-tt.stay); got < least {
 					h.t.Errorf("%d had to go, want %d at least", got, least)
 				}
 			})

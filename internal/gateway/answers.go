@@ -40,7 +40,7 @@ func newVisitors() visitors { return visitors{out: make(chan func(), maxVisitors
 // tellLater has the visitor told at the end of the turn what a knock has led to, and once
 // more when a grant that waits for the service is given, or never will be.
 func (d *guarded) tellLater(v knock.Verdict, k door.Knock, of knock.Outcome) {
-	if v.Answer == nil || !v.Path.From.IsValid() || of.Refused != "" && !v.Proven {
+	if v.Answer == nil || !v.Path.From.IsValid() {
 		return
 	}
 	of.Ports = d.conf.Ports

@@ -58,6 +58,8 @@ func (r clubRule) Shares(other knock.Rule) error {
 	return nil
 }
 
+func (club) Digest(_ knock.File, text []byte) (any, error) { return text, nil }
+
 type clubKept struct {
 	knock.Kept
 	rules   []knock.Use
@@ -80,13 +82,15 @@ func (k *clubKept) Files() (all []knock.File) {
 	}
 	return all
 }
-func (k *clubKept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
+	text, _ := digest.([]byte)
 	if err != nil {
 		k.fed = append(k.fed, err.Error())
 		return c
 	}
 	k.fed = append(k.fed, string(text))
-	k.members[path], c.Recheck = strings.Fields(string(text)), true
+	c.Recheck = k.members[path] != nil // a first reading takes nothing from anybody
+	k.members[path] = strings.Fields(string(text))
 	c.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: fmt.Sprintf("%d members", len(k.members[path]))}}
 	if len(text) == 0 {
 		c.Warnings = []string{"the club has no members"}

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,8 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -73,6 +77,7 @@ type keyed struct {
 	noJournal bool     // the journal has no entry
 	hangs     bool     // services do not stop
 	ran       []string // commands, each once
+	uses      []knock.Use
 }
 
 func (k *keyed) look(c config.Door) func(context.Context) Observation {
@@ -148,6 +153,65 @@ func (k *keyed) grants() string {
 		all = append(all, fmt.Sprintf("%s %s", g.Source, time.Until(g.Expires)))
 	}
 	return strings.Join(all, ", ")
+}
+
+// sealedKnock is a way that goes by files. What its kind makes of the rules that it is told
+// to use is for its own tests.
+const sealedKnock = "[[door.ssh.knock]]\nkind = \"sealed\"\n"
+
+// spied is a kind that has something in common, and remembers what it was told to use.
+type spied struct {
+	knock.Keeper
+	uses *[]knock.Use
+}
+
+func (s spied) Keep(random io.Reader, marks []knock.Mark) knock.Kept {
+	return spiedKept{s.Keeper.Keep(random, marks), s.uses}
+}
+
+type spiedKept struct {
+	knock.Kept
+	uses *[]knock.Use
+}
+
+func (k spiedKept) Use(now time.Time, uses []knock.Use) []string {
+	*k.uses = uses
+	return k.Kept.Use(now, uses)
+}
+
+// spy puts it in the place of the kind.
+func (k *keyed) spy(t *testing.T) {
+	before := kinds.All
+	kinds.All = slices.Clone(before)
+	t.Cleanup(func() { kinds.All = before })
+	for i, kind := range kinds.All {
+		if keeper, ok := kind.(knock.Keeper); ok {
+			kinds.All[i] = spied{keeper, &k.uses}
+		}
+	}
+}
+
+// usedAs returns a field of the rule that the kind was told to use.
+func usedAs(field string) func(*keyed) string {
+	return func(k *keyed) string {
+		if len(k.uses) != 1 {
+			return fmt.Sprintf("%d rules are in use", len(k.uses))
+		}
+		return fmt.Sprint(reflect.ValueOf(k.uses[0].Rule).FieldByName(field))
+	}
+}
+
+// openUDP returns the UDP ports where datagrams are opened.
+func (k *keyed) openUDP() string {
+	var all []string
+	k.m.do(func() {
+		for at, by := range k.m.openers {
+			if by != nil && at.Medium == knock.Datagrams {
+				all = append(all, fmt.Sprint(at.Port))
+			}
+		}
+	})
+	return strings.Join(all, " ")
 }
 
 // commands knocks, closes, and returns the commands that ran.
@@ -257,6 +321,15 @@ var keyChanges = []keyChange{
 		see: func(k *keyed) string { return k.knock().grants() }, was: "192.0.2.2 30s", is: "any 1h0m0s"},
 	{key: "door.*.knock.scope", from: `"door"`, to: `"source"`, before: knockAndConnect, // not open to everybody forever
 		see: func(k *keyed) string { return k.after(61 * time.Minute).grants() }, was: "any 1h0m0s", is: ""},
+	{key: "door.*.knock.port", also: sealedKnock, to: "port = 5005\n", see: (*keyed).openUDP, was: "41641", is: "5005"},
+	{key: "door.*.knock.carriers", also: sealedKnock, to: "carriers = [\"udp\", \"tcp\"]\n", see: usedAs("TCP"), was: "false", is: "true"},
+	{key: "door.*.knock.identity", also: sealedKnock, to: "identity = \"/keys/id\"\n", see: usedAs("Identity"), was: "/etc/doorward/sealed.key", is: "/keys/id"},
+	{key: "door.*.knock.keys", also: sealedKnock, to: "keys = \"/keys/them\"\n", see: usedAs("Keys"), was: "/etc/doorward/authorized_keys", is: "/keys/them"},
+	{key: "door.*.knock.secrets", also: sealedKnock, to: "secrets = \"/keys/s\"\n", see: usedAs("Secrets"), is: "/keys/s"},
+	{key: "door.*.knock.revoked", also: sealedKnock, to: "revoked = \"/keys/r\"\n", see: usedAs("Revoked"), is: "/keys/r"},
+	{key: "door.*.knock.one_way", also: sealedKnock, to: "one_way = true\n", see: usedAs("OneWay"), was: "false", is: "true"},
+	{key: "door.*.knock.any_source", also: sealedKnock + "one_way = true\n", to: "any_source = true\n", see: usedAs("AnySource"), was: "false", is: "true"},
+	{key: "door.*.knock.max_open_for", also: sealedKnock, to: "max_open_for = \"2h\"\n", see: usedAs("MaxOpenFor"), was: "1h0m0s", is: "2h0m0s"},
 }
 
 // runs returns which units run.
@@ -295,6 +368,7 @@ func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 		before, after := c.text(t)
 		path := configPath(t)
 		k := &keyed{machine: newMachine()}
+		k.spy(t)
 		k.running = runWith(t, k.machine, path, before, func(w *World) {
 			w.Look = k.look
 			w.Service = func(d config.Door) Service { return &behind{&unit{k.machine, d.Service.Unit}, k, d.Service} }

@@ -21,6 +21,7 @@ import (
 type keep struct {
 	kind     string
 	of       knock.Kept
+	digest   func(knock.File, []byte) (any, error)
 	warnings []string             // about the rules in use
 	files    map[string]*keepFile // that it goes by, by path
 }
@@ -38,7 +39,7 @@ func (g *Gateway) makeKeeps(all []store.Mark) (ofDoors []store.Mark) {
 	}
 	for _, kind := range kinds.All {
 		if k, ok := kind.(knock.Keeper); ok {
-			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), files: make(map[string]*keepFile)})
+			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest, files: make(map[string]*keepFile)})
 		}
 	}
 	return ofDoors

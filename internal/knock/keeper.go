@@ -14,6 +14,9 @@ type Keeper interface {
 	// Keep returns what the knocks of a gateway are to have in common, of which nothing is
 	// in use yet. Marks are those that it left before, in no order.
 	Keep(random io.Reader, marks []Mark) Kept
+	// Digest makes of a file's text what Feed is given, or says why it cannot be used. It
+	// may take long, and any goroutine may call it.
+	Digest(f File, text []byte) (any, error)
 }
 
 // Kept is what all knocks of a Keeper have in common. It lives as long as the daemon, and
@@ -34,10 +37,10 @@ type Kept interface {
 	// Files are those that the rules in use go by, each once. They are also among the
 	// rules' Needs. Until one is fed the knocks that depend on it open nothing.
 	Files() []File
-	// Feed takes in what a file has, when that is read first, and when it has changed. With
-	// an error it cannot be read, or not relied on, and what it had before stays in force;
-	// after Use, the text is of a file that is gone by, or was a moment ago.
-	Feed(now time.Time, path string, text []byte, err error) Change
+	// Feed takes in what a file has (Keeper.Digest), when that is read first, and when it has
+	// changed. With an error it cannot be read, relied on or understood, and what it had
+	// before stays in force. It may be of a file that is no longer gone by.
+	Feed(now time.Time, path string, digest any, err error) Change
 	// Stands says whether who knocked under that name (Verdict.By) may still have what that
 	// led to at a door. It is asked of all who have a grant from before a restart, when every file
 	// was fed once. Where that is not known, they may.
@@ -75,6 +78,8 @@ type ToDoor interface {
 // and nobody else can change it, and if it has at most MaxFile bytes.
 type File struct {
 	Path   string // absolute
+	As     string // what it is to the kind, in a word of the kind's own
+	Absent bool   // it need not be there, and is empty then
 	Secret bool   // others than its owner and group may not read it either
 }
 

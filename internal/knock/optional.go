@@ -39,10 +39,13 @@ type Redrawn interface {
 // Drafted is a Kind of which doorward init can write a first knock.
 type Drafted interface {
 	Kind
-	// Proposal describes the knock that is drafted if nothing is chosen, in sentences; it
-	// goes on from "a knock that nobody else has: ".
+	// Brief says in a few words what sets the kind apart from others.
+	Brief() string
+	// Proposal describes the knock that is drafted if nothing is chosen, in sentences, in
+	// lines of at most 80 characters.
 	Proposal() string
-	// Choices are what can be chosen about it, in the order in which it is asked.
+	// Choices are what can be chosen about it, in the order in which it is asked. No other
+	// kind has one of the same name.
 	Choices() []Choice
 	// Draft writes the keys of the knock's table after "kind", with their comments.
 	// chosen has what was chosen, by the names of the choices. It is not checked: a
@@ -51,6 +54,36 @@ type Drafted interface {
 	// Write writes the keys of a rule that the kind has read, so that it reads the same
 	// rule from them: a file that is written again keeps the former one's knock.
 	Write(Rule) (keys string)
+}
+
+// Invited is a Rule that a visitor knocks by with a profile of the gateway, which an invite
+// makes: doorward invite writes it.
+type Invited interface {
+	Rule
+	Invites()
+}
+
+// Equipped is a Rule that goes by files.
+type Equipped interface {
+	Rule
+	// Equipment are those of its files that it cannot do without, as doorward init makes
+	// them where they are missing.
+	Equipment(random io.Reader) ([]Equipment, error)
+	// Inspect says what is wrong with one of the rule's files (Needs), a sentence each, and
+	// in a few words what it has. The text is as files of a Kept are read (File); with an
+	// error it cannot be.
+	Inspect(path string, text []byte, err error) (has string, problems []string)
+	// Uses are the files, as they are read.
+	Uses() []File
+	// Maker is the command, word by word, that makes a file without which nobody can knock.
+	Maker() []string
+}
+
+// Equipment is a file that a knock goes by, as it is made for the first time. Only its
+// owner and the daemon's group may read it.
+type Equipment struct {
+	Path string // absolute
+	Text []byte
 }
 
 // Choice is a flag of doorward init about the knock, and the question for it.
@@ -73,4 +106,6 @@ type Lots struct {
 	// to outgoing connections. For doorward init they also have no name in /etc/services,
 	// and scanners do not try them first.
 	Ports func(m Medium, n int) ([]uint16, error)
+	// Taken says whether something on this machine, or a door, uses a port.
+	Taken func(m Medium, number uint16) bool
 }

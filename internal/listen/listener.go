@@ -176,12 +176,6 @@ func New(log *slog.Logger, store FDStore, touched func([]knock.Heard)) *Listener
 	}
 }
 
-// HandOver makes connections to the ports of Streams, which are not touches, somebody
-// else's: take gets the descriptor of each, which closes with RST unless its linger option
-// is set otherwise, and who made it. It is called while the Listener is locked, and must
-// not wait. HandOver is called before the first Set.
-func (l *Listener) HandOver(take func(port uint16, fd int, from netip.AddrPort)) { l.streams = take }
-
 // Set makes the Listener's ports those of p, for IPv4 and IPv6: it opens those that are
 // missing or have died and closes all others. Those that are open stay as they are.
 // Sockets are opened in the network namespace of the calling thread.
@@ -279,19 +273,6 @@ func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 		l.mute(s)
 	}
 	return nil
-}
-
-// carries makes what is accepted at a socket from now on streams, or touches.
-func (l *Listener) carries(s *socket, streams bool) {
-	if streams == s.streams && s.heard {
-		return
-	}
-	s.streams = streams
-	size := readNothing
-	if streams {
-		size = readFrames
-	}
-	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) // it cannot fail, socket(7)
 }
 
 // hold adds a socket that is bound to p.
@@ -412,13 +393,6 @@ func (l *Listener) logged(what string, p uint16, err error) {
 	if err != nil {
 		l.log.Warn("listeners: "+what, "port", p, "err", err)
 	}
-}
-
-// alive says whether the socket still does what it should: another process can
-// end its listening (sock_diag's SOCK_DESTROY, `ss -K`).
-func (s *socket) alive() bool {
-	v, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	return err == nil && (v == 1) == s.listens
 }
 
 // Check returns the ports of the last Set that are not as it said, in order: they could

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -203,46 +202,6 @@ func (s *socket) accept(heard time.Time, part *closer) (knock.Heard, error) {
 		Time:   heard,
 		Proven: true,
 	}, nil
-}
-
-// handOver accepts one connection and hands it over.
-func (l *Listener) handOver(s *socket) error {
-	fd, from, err := unix.Accept4(s.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	_ = reusePort(fd, 1) // as in accept
-	if l.streams == nil {
-		return unix.Close(fd)
-	}
-	l.streams(s.port, fd, sender(from))
-	return nil
-}
-
-// handOverAll hands over what waits at an inherited socket. It accepts no more than fit
-// into the socket's queue, and leaves later ones to the loop.
-func (l *Listener) handOverAll(s *socket) {
-	for range longest + 1 {
-		err := l.handOver(s)
-		if err != nil && !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.EINTR) {
-			return // EAGAIN: none is left. The loop will meet any other error, too.
-		}
-	}
-}
-
-// sender returns the visitor's address and port, with the zone of a link-local address.
-func sender(from unix.Sockaddr) netip.AddrPort {
-	a := address(from)
-	switch at := from.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(a, uint16(at.Port))
-	case *unix.SockaddrInet6:
-		if at.ZoneId != 0 {
-			a = a.WithZone(strconv.FormatUint(uint64(at.ZoneId), 10))
-		}
-		return netip.AddrPortFrom(a, uint16(at.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // address returns the visitor's address, an IPv4-mapped one as IPv4. The zone of a

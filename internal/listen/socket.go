@@ -106,3 +106,10 @@ func configure(fd, family int) error {
 	}
 	return nil
 }
+
+// alive says whether the socket still does what it should: another process can
+// end its listening (sock_diag's SOCK_DESTROY, `ss -K`).
+func (s *socket) alive() bool {
+	v, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && (v == 1) == s.listens
+}

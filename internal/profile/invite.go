@@ -163,6 +163,19 @@ func CheckName(name string) error {
 	return nil
 }
 
+// NameFor proposes what a visitor calls a gateway: the first part of its name.
+func NameFor(hosts []string) string {
+	for _, h := range hosts {
+		if _, err := netip.ParseAddr(h); err == nil {
+			continue
+		}
+		if name, _, _ := strings.Cut(h, "."); CheckName(name) == nil {
+			return name
+		}
+	}
+	return "gateway"
+}
+
 // CheckHost says why something cannot be a gateway's host.
 func CheckHost(host string) error {
 	if _, err := netip.ParseAddr(host); err == nil {
@@ -173,3 +186,6 @@ func CheckHost(host string) error {
 	}
 	return nil
 }
+
+// IsInvite says whether a text begins as an invite does.
+func IsInvite(text string) bool { return strings.HasPrefix(strings.TrimSpace(text), invitePrefix) }

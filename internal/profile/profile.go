@@ -32,6 +32,9 @@ type Profile struct {
 	Doors    []string // those that are known, of which the first is the default; empty for the gateway's first
 	Key      Key
 	OneWay   bool // knock with single packets, that are not answered
+	// AnySource says that the door takes single packets from any source, whose sender
+	// need not know the own address.
+	AnySource bool
 }
 
 // Key says with what a visitor knocks. One of the fields is set, but Certificate goes with
@@ -50,6 +53,7 @@ type file struct {
 	Carriers []string `toml:"carriers"`
 	Doors    []string `toml:"doors"`
 	OneWay   bool     `toml:"one_way"`
+	Any      bool     `toml:"any_source"`
 	Suite    string   `toml:"suite"`
 	Gateway  struct {
 		Fingerprint string `toml:"fingerprint"`
@@ -141,7 +145,7 @@ func parse(text []byte) (p Profile, err error) {
 		}
 		return p, err
 	}
-	p = Profile{Hosts: f.Hosts, Port: f.Port, Carriers: f.Carriers, Doors: f.Doors, OneWay: f.OneWay,
+	p = Profile{Hosts: f.Hosts, Port: f.Port, Carriers: f.Carriers, Doors: f.Doors, OneWay: f.OneWay, AnySource: f.Any,
 		Key: Key{Agent: f.Key.Agent, File: f.Key.File, Certificate: f.Key.Certificate, Secret: f.Key.Secret}}
 	if p.Gateway.Fingerprint, err = seal.ParseFingerprint(f.Gateway.Fingerprint); err != nil {
 		return p, fmt.Errorf("gateway.fingerprint: %w", err)
@@ -235,6 +239,7 @@ func (p Profile) text() []byte {
 	line("doors", list(p.Doors))
 	line("suite", strconv.Quote(p.Suite.String()))
 	line("one_way", strconv.FormatBool(p.OneWay))
+	line("any_source", strconv.FormatBool(p.AnySource))
 	b.WriteString("\n[key]\n")
 	for _, k := range []struct{ name, value string }{{"agent", p.Key.Agent}, {"file", p.Key.File}, {"certificate", p.Key.Certificate}, {"secret", p.Key.Secret}} {
 		if k.value != "" {
@@ -287,6 +292,19 @@ func write(path string, text []byte) error {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// Remove removes a profile. The error Is ErrNone if there is none. The number of its last
+// single packet stays: a profile of the same name may be of the same gateway.
+func (d Directory) Remove(name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := os.Remove(d.Path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %q (%s)", ErrNone, name, d.Path(name))
+	}
+	return err
 }
 
 // Names returns the names of all profiles, in order.

@@ -136,13 +136,18 @@ func (g *Gateway) glanceRequest(p *door, s *scratch, d []byte) Rank {
 	return Shown
 }
 
-// rotate makes new keys when the time has come.
-func (g *Gateway) rotate(now time.Time) {
+// Rotate forgets keys whose time is over, and makes new ones; Open does so, too. Who calls
+// it now and then sees to it that keys are forgotten while no datagrams come.
+func (g *Gateway) Rotate(now time.Time) {
 	if now.Sub(g.keys.Load().since) < HandshakeLife || !g.turn.TryLock() {
 		return
 	}
 	defer g.turn.Unlock()
-	if e := g.keys.Load(); now.Sub(e.since) >= HandshakeLife {
+	e := g.keys.Load()
+	switch age := now.Sub(e.since); {
+	case age >= 2*HandshakeLife:
+		g.keys.Store(newEpoch(now, nil)) // all its states have ended
+	case age >= HandshakeLife:
 		g.keys.Store(newEpoch(now, e))
 	}
 }
@@ -154,7 +159,7 @@ func (g *Gateway) seconds(now time.Time) uint32 { return uint32(now.Sub(g.began)
 // not longer than the datagram. Of a request or a single packet it makes a Knock, whose
 // proof is still to be checked. It is both nil for anything else.
 func (g *Gateway) Open(from netip.Addr, now time.Time, d []byte) (reply []byte, knock *Knock) {
-	g.rotate(now)
+	g.Rotate(now)
 	p := g.profileOf(d)
 	if p == nil {
 		return nil, nil
@@ -185,7 +190,7 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	if !ok {
 		return nil
 	}
-	enc := append(slices.Clone(b[:saltSize]), b[saltSize+cookieSize:n+cookieSize]...)
+	enc := encOf(append(slices.Clone(b[:saltSize]), b[saltSize+cookieSize:n+cookieSize]...))
 	sealed := b[n+cookieSize:]
 	id, r, visitors := g.openHPKE(p, "hello", s, k, enc, sealed)
 	if id == nil || len(visitors) != keySize {

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"crypto/ecdh"
+	"slices"
 )
 
 // chain is what both sides of a handshake agree on, after the challenge.
@@ -50,3 +51,15 @@ func ecdhShared(own *ecdh.PrivateKey, peer []byte) ([]byte, error) {
 	}
 	return own.ECDH(public)
 }
+
+// onWire is an HPKE enc as it is sent: its last 32 bytes, an X25519 public key, come first,
+// since the first 16 bytes of the body are not masked. Those of a ciphertext of ML-KEM are
+// not uniformly random: its numbers are compressed from 3329 values to 1024 (FIPS 203,
+// section 4.2.1).
+func onWire(enc []byte) []byte {
+	point := len(enc) - keySize
+	return slices.Concat(enc[point:], enc[:point])
+}
+
+// encOf is the inverse of onWire.
+func encOf(sent []byte) []byte { return slices.Concat(sent[keySize:], sent[:keySize]) }

@@ -26,19 +26,20 @@
 // have, and differ by direction. To whoever lacks it a datagram is random bytes.
 //
 //	type   what                         body                                          size
-//	0x11   hello, hybrid suite          enc 16, cookie 8, enc 1104, sealed (key 32)   1232
-//	0x12   hello, X25519 suite          enc 16, cookie 8, enc 16, sealed (key 32)     256
+//	0x11   hello, hybrid suite          point 16, cookie 8, point 16, rest 1088, sealed (key 32) 1232
+//	0x12   hello, X25519 suite          point 16, cookie 8, point 16, sealed (key 32) 256
 //	0x20   challenge                    random 16, key 32, sealed (state 112)         192
 //	0x21   busy                         random 16, tag of the hello 8, cookie 8       64
 //	0x30   request                      state 112, sealed (request, credential, zeros) 512, 768,
 //	                                    1232; 2048 and 4096 over TCP alone
 //	0x40   answer                       nonce 12, sealed (answer, zeros)              192
-//	0x51   single packet, hybrid suite  enc 1120, sealed (knock 87)                   1232
-//	0x52   single packet, X25519 suite  enc 32, sealed (knock 87)                     160
+//	0x51   single packet, hybrid suite  point 32, rest 1088, sealed (knock 87)        1232
+//	0x52   single packet, X25519 suite  point 32, sealed (knock 87)                   160
 //	0x60   question for the bundle      random 16, fingerprint 32, part 1             768
 //	0x61   part of the bundle           random 16, fingerprint 32, part 1, bytes 624  768
 //
-// Sealed is AES-256-GCM with a tag of 16 bytes. A datagram of any other length, with
+// Rest and point are the two parts of HPKE's enc, the point its last 32 bytes. Sealed is
+// AES-256-GCM with a tag of 16 bytes. A datagram of any other length, with
 // anything but zeros as padding, or with anything after what its length says, is nothing.
 package seal
 

@@ -85,7 +85,7 @@ func (p *SinglePacket) Datagram(proof [64]byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal a single packet: %w", err)
 	}
-	return p.out.datagram(p.kind, append(slices.Clone(p.enc), sealed...), sizes[p.kind][0]), nil
+	return p.out.datagram(p.kind, append(onWire(p.enc), sealed...), sizes[p.kind][0]), nil
 }
 
 const (
@@ -103,12 +103,13 @@ func (g *Gateway) singlePacket(p *door, k kind, body []byte, from netip.Addr) *K
 	if !g.single || !ok {
 		return nil
 	}
-	id, _, text := g.openHPKE(p, "single", s, k, b[:n], b[n:])
+	enc := encOf(b[:n])
+	id, _, text := g.openHPKE(p, "single", s, k, enc, b[n:])
 	if id == nil || len(text) != singleText+proofSize {
 		return nil
 	}
 	said := text[:singleText]
-	one := &Single{Message: singleMessage(id.fingerprint, k, b[:n], said, from), Anywhere: singleMessage(id.fingerprint, k, b[:n], said, netip.Addr{})}
+	one := &Single{Message: singleMessage(id.fingerprint, k, enc, said, from), Anywhere: singleMessage(id.fingerprint, k, enc, said, netip.Addr{})}
 	copy(one.Proof[:], text[singleText:])
 	r := reader{rest: said}
 	one.Counter = uint64(r.u32())<<32 | uint64(r.u32())

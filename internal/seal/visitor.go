@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/hpke"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +17,11 @@ type Peer struct {
 	Profile     Profile
 	Fingerprint Fingerprint
 	Bundle      []byte // has the fingerprint; AskPart fetches it
+}
+
+// Complete says whether the bundle is there and has the fingerprint.
+func (p Peer) Complete() bool {
+	return len(p.Bundle) == bundleSize && sha256.Sum256(p.Bundle) == p.Fingerprint
 }
 
 // Visitor is the visitor's side of one handshake. It is not safe for concurrent use.
@@ -63,6 +69,7 @@ func (v *Visitor) begin(cookie uint64) error {
 		return fmt.Errorf("begin a handshake: %w", err)
 	}
 	v.heard = helloTranscript(v.peer.Fingerprint, k, enc, sealed)
+	enc = onWire(enc)
 	body := slices.Clone(enc[:saltSize])
 	body = binary.BigEndian.AppendUint64(body, cookie)
 	body = append(append(body, enc[saltSize:]...), sealed...)

@@ -42,9 +42,11 @@ type RescueArgs struct {
 	Door  string `json:"door,omitempty"` // "" for every door
 }
 
-// Rescue is rescue codes, as they are to be printed.
+// Rescue is rescue codes, as they are to be printed, and what a machine without a profile
+// needs besides.
 type Rescue struct {
-	Codes []string `json:"codes"`
+	Codes  []string `json:"codes"`
+	Invite Invite   `json:"invite"` // Bound: it enrols nobody
 }
 
 // KeysArgs asks who may knock.

@@ -1,11 +1,7 @@
 package sealed
 
 import (
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/credential"
@@ -18,20 +14,10 @@ type kept struct {
 	random  io.Reader
 	uses    []knock.Use
 	files   map[string]*held // by path, of all that are in use
+	issuers issuers
 	ledger  ledger
 	openers map[uint16]*opener
 	used    *handshakes
-}
-
-// held is a file as it was fed last and could be read.
-type held struct {
-	identity *identity
-	keys     *credential.Keys
-	secrets  []credential.Secret
-	revoked  *credential.Revocations
-	fed      bool // it has been fed, be it with an error
-	good     bool // one of the fields above is of the file
-	absent   bool // there was no such file, ever
 }
 
 // Keep returns what the knocks of a gateway are to have in common.
@@ -60,11 +46,20 @@ func (k *kept) Use(now time.Time, uses []knock.Use) []string {
 	return nil
 }
 
+// doors are those in use, and "".
+func (k *kept) doors() map[string]bool {
+	all := make(map[string]bool)
+	for _, u := range k.uses {
+		all[u.Door] = true
+	}
+	return all
+}
+
 // Files are those of the rules in use.
 func (k *kept) Files() (all []knock.File) {
 	has := make(map[string]int)
 	for _, u := range k.uses {
-		for _, f := range rule(u.Rule).files() {
+		for _, f := range rule(u.Rule).Uses() {
 			i, ok := has[f.Path]
 			if !ok {
 				has[f.Path] = len(all)
@@ -75,109 +70,6 @@ func (k *kept) Files() (all []knock.File) {
 		}
 	}
 	return all
-}
-
-// Feed takes in what a file has.
-func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock.Change) {
-	h := k.files[path]
-	if h == nil {
-		return c // of a rule that is gone
-	}
-	first := !h.fed
-	h.fed = true
-	next := held{fed: true, good: true}
-	if first && errors.Is(err, fs.ErrNotExist) {
-		next.absent = true
-	}
-	for _, read := range k.readings(path) {
-		problems, bad := read(&next, path, text, err)
-		if bad != nil {
-			c.Warnings = []string{fmt.Sprintf("%s: %v; %s", path, bad, h.without())}
-			k.publish(now)
-			return c
-		}
-		for _, p := range problems {
-			c.Warnings = append(c.Warnings, p.String())
-		}
-	}
-	*h = next
-	k.publish(now)
-	c.Recheck = !first
-	if !first {
-		c.Notes = append(c.Notes, knock.Note{Event: knock.NoteKeys, Detail: path + " was read again"})
-	}
-	return c
-}
-
-// reading takes in a file for one of its purposes.
-type reading func(h *held, path string, text []byte, err error) ([]credential.Problem, error)
-
-// readings are what a file is read for.
-func (k *kept) readings(path string) (all []reading) {
-	for _, purpose := range []struct {
-		file func(Rule) string
-		read reading
-	}{
-		{func(r Rule) string { return r.Identity }, readIdentity},
-		{func(r Rule) string { return r.Keys }, readKeys},
-		{func(r Rule) string { return r.Secrets }, readSecrets},
-		{func(r Rule) string { return r.Revoked }, readRevoked},
-	} {
-		if slices.ContainsFunc(k.uses, func(u knock.Use) bool { return purpose.file(rule(u.Rule)) == path }) {
-			all = append(all, purpose.read)
-		}
-	}
-	return all
-}
-
-func readIdentity(h *held, _ string, text []byte, err error) (_ []credential.Problem, bad error) {
-	if err != nil {
-		return nil, err
-	}
-	h.identity, bad = parseIdentity(text)
-	return nil, bad
-}
-
-func readKeys(h *held, path string, text []byte, err error) ([]credential.Problem, error) {
-	if err != nil {
-		return nil, h.unless(err)
-	}
-	list, problems := credential.Parse(text, path)
-	h.keys = credential.NewKeys(list)
-	return problems, nil
-}
-
-func readSecrets(h *held, path string, text []byte, err error) (problems []credential.Problem, _ error) {
-	if err != nil {
-		return nil, h.unless(err)
-	}
-	h.secrets, problems = credential.ParseSecrets(text, path)
-	return problems, nil
-}
-
-func readRevoked(h *held, _ string, text []byte, err error) (_ []credential.Problem, bad error) {
-	if err != nil {
-		return nil, err
-	}
-	h.revoked, bad = credential.ParseRevocations(text)
-	return nil, bad
-}
-
-// unless lets a file that has never been there count as an empty one: it has nobody in it.
-// One that was there and is gone says nothing about whom it let in.
-func (h *held) unless(err error) error {
-	if h.absent {
-		return nil
-	}
-	return err
-}
-
-// without says what happens while a file cannot be used.
-func (h *held) without() string {
-	if h.good {
-		return "what it had before stays in force"
-	}
-	return "until it can be used, its knocks open nothing"
 }
 
 // publish tells the openers what is in force.
@@ -279,7 +171,7 @@ func (k *kept) Stands(door, by string) bool {
 		knocks = true
 		r := rule(u.Rule)
 		d := k.desk(door, r)
-		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(door, id) {
+		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(door, id) && k.issuers.stand(d.ring, id) {
 			return true // or it is not known
 		}
 	}

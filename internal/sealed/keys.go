@@ -14,6 +14,7 @@ import (
 // entries are all who may knock and match, each once, in the order of files and then of
 // identities.
 func (k *kept) entries(matches func(KeyEntry) bool) (all []KeyEntry, more int) {
+	all = []KeyEntry{}
 	at := make(map[string]int)
 	add := func(door string, e KeyEntry) {
 		i, has := at[e.ID+e.Origin]

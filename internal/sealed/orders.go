@@ -19,8 +19,9 @@ import (
 const (
 	mostInvites  = 1000
 	mostRescues  = 1000
-	mostEnrolled = 100_000
+	mostEnrolled = 10_000
 	mostListed   = 1000
+	longestLine  = 1024             // of an enrolled key, which is a mark
 	mostCounters = 2 * mostEnrolled // of single packets
 )
 
@@ -110,6 +111,18 @@ func (c *call) at(door string) (knock.Use, error) {
 	return knock.Use{}, wrong("", "door %q has no sealed knock: allowed are %s", door, strings.Join(slices.Compact(doors), ", "))
 }
 
+// gate is at, with the gateway's key there.
+func (c *call) gate(door string) (u knock.Use, id *identity, err error) {
+	if u, err = c.at(door); err != nil {
+		return u, nil, err
+	}
+	path := rule(u.Rule).Identity
+	if id = c.kept.files[path].identity; id == nil {
+		return u, nil, wrong("doorward keys identity "+path, "the gateway has no key: %s cannot be used", path)
+	}
+	return u, id, nil
+}
+
 func (c *call) random(b []byte) error {
 	if _, err := io.ReadFull(c.kept.random, b); err != nil {
 		return fmt.Errorf("draw a secret: %w", err)
@@ -120,17 +133,13 @@ func (c *call) random(b []byte) error {
 const (
 	inviteLasts = 7 * 24 * time.Hour
 	inviteMost  = 366 * 24 * 3600 // in seconds
+	sheetLasts  = 20              // years, for which rescue codes may lie in a drawer
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
-	u, err := c.at(a.Door)
+	u, id, err := c.gate(a.Door)
 	if err != nil {
 		return reply, err
-	}
-	r := rule(u.Rule)
-	id := c.kept.files[r.Identity].identity
-	if id == nil {
-		return reply, wrong("doorward status", "the gateway has no key: %s cannot be used", r.Identity)
 	}
 	lasts := time.Duration(a.Seconds) * time.Second
 	if a.Seconds == 0 {
@@ -155,8 +164,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	if made.Options, err = doorOptions(a.Options, a.Door); err != nil {
 		return reply, err
 	}
-	reply = Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
-		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: made.Expires}
+	reply = id.invite(u, made.Expires)
 	if a.Key != "" {
 		f, err := credential.ParseFingerprint(a.Key)
 		if err != nil {
@@ -177,6 +185,13 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	c.Marks = append(c.Marks, made.mark(inviteMark))
 	c.note("made the invite %s for %s, until %s", made.short(), name, made.Expires.UTC().Format(time.RFC3339))
 	return reply, nil
+}
+
+// invite is one that enrols nobody as yet.
+func (id *identity) invite(u knock.Use, expires time.Time) Invite {
+	r := rule(u.Rule)
+	return Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
+		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: expires}
 }
 
 // short is what people call a code by.
@@ -203,15 +218,18 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 	case a.Count < 1 || a.Count > 100:
 		return reply, wrong("", "%d rescue codes: allowed are 1 to 100", a.Count)
 	case len(l.rescues)+a.Count > mostRescues:
-		return reply, wrong("doorward keys withdraw --rescue", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
+		return reply, wrong("doorward keys withdraw --rescues", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
 	}
-	if _, err := c.at(a.Door); err != nil {
+	u, id, err := c.gate(a.Door)
+	if err != nil {
 		return reply, err
 	}
 	options, err := doorOptions("", a.Door)
 	if err != nil {
 		return reply, err
 	}
+	reply.Invite = id.invite(u, c.now.AddDate(sheetLasts, 0, 0).Truncate(time.Second))
+	reply.Invite.Bound = true
 	for range a.Count {
 		var secret [16]byte
 		if err := c.random(secret[:]); err != nil {
@@ -260,8 +278,8 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 			return reply, wrong("", "an authority is for the file of keys: it is not enrolled")
 		case l.revoked[id] != "":
 			return reply, wrong("doorward keys restore "+id, "the key %s was revoked %s", id, l.revoked[id])
-		case len(k.String()) > 1024:
-			return reply, wrong("", "the line of %s has %d bytes: allowed are 1024", id, len(k.String()))
+		case len(k.String()) > longestLine:
+			return reply, wrong("", "the line of %s has %d bytes: allowed are %d", id, len(k.String()), longestLine)
 		}
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}

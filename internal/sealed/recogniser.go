@@ -72,6 +72,9 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
 		}
 	}
+	if authority, ok := who.party.Authority(); ok {
+		r.kept.issuers.note(who.party.ID, authority)
+	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
 	}
@@ -144,8 +147,13 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		codes, kind = l.invites, inviteMark
 	}
 	c := codes[hash]
-	if c == nil {
+	switch {
+	case c == nil:
 		return v.refuse(seal.Spent, "the code was used before", "spent")
+	case who.enrolled != nil && len(who.enrolled.String()) > longestLine:
+		return v.refuse(seal.TooLong, "the key is too long to be enrolled", "long")
+	case who.enrolled != nil && len(l.keys) >= mostEnrolled:
+		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
 		c.use, c.since = message, v.Time

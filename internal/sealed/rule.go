@@ -46,10 +46,12 @@ type Rule struct {
 }
 
 const (
-	defaultPort     = 41641
-	defaultIdentity = "/etc/doorward/sealed.key"
-	defaultKeys     = "/etc/doorward/authorized_keys"
+	defaultPort = 41641
+	defaultKeys = "/etc/doorward/authorized_keys"
 )
+
+// DefaultIdentity is where an identity file is if the configuration does not say.
+const DefaultIdentity = "/etc/doorward/sealed.key"
 
 var maxOpenFor = tables.Span{Unset: time.Hour, Min: time.Second, Max: 30 * 24 * time.Hour}
 
@@ -61,7 +63,7 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 		r.Port, _ = number.Port(port.UDP)
 	}
 	r.TCP = carriers(t.At("carriers"))
-	r.Identity = file(t.At("identity"), defaultIdentity, defaultIdentity)
+	r.Identity = file(t.At("identity"), DefaultIdentity, DefaultIdentity)
 	r.Keys = file(t.At("keys"), defaultKeys, defaultKeys)
 	r.Secrets = file(t.At("secrets"), "", "/etc/doorward/secrets")
 	r.Revoked = file(t.At("revoked"), "", "/etc/doorward/revoked_keys")
@@ -147,21 +149,10 @@ func (r Rule) ForAll() bool { return false }
 
 // Needs are the files.
 func (r Rule) Needs() (n knock.Needs) {
-	for _, f := range r.files() {
+	for _, f := range r.Uses() {
 		n.Files = append(n.Files, f.Path)
 	}
 	return n
-}
-
-func (r Rule) files() []knock.File {
-	all := []knock.File{{Path: r.Identity, Secret: true}, {Path: r.Keys}}
-	if r.Secrets != "" {
-		all = append(all, knock.File{Path: r.Secrets, Secret: true})
-	}
-	if r.Revoked != "" {
-		all = append(all, knock.File{Path: r.Revoked})
-	}
-	return all
 }
 
 // Warnings say what a rule gives up.

@@ -46,20 +46,21 @@ func (f *Former) door(name string) *config.Door {
 	return &f.config.Doors[i]
 }
 
-// FormerKnocks returns the keys of each knock that the door had before, none if one of
-// them is not of the kind that is to be written.
-func (p *Plan) FormerKnocks() (keys []string) {
+// formerKnocks returns the knocks that the door had before, none if one of them is of a
+// kind that cannot be written.
+func (p *Plan) formerKnocks() (all []draft) {
 	d := p.Former.door(p.Door)
 	if d == nil {
 		return nil
 	}
 	for _, k := range d.Knocks {
-		if k.Kind != p.Kind.Name() {
+		kind, err := Named(k.Kind)
+		if err != nil {
 			return nil
 		}
-		keys = append(keys, p.Kind.Write(k.Rule))
+		all = append(all, draft{k.Kind, kind.Write(k.Rule)})
 	}
-	return keys
+	return all
 }
 
 // Changed returns warnings about knocks of the former file that are not in the new one,
@@ -81,12 +82,20 @@ func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
 				"once this one is in use", d.Name))
 		case !slices.Equal(knockWords(d), knockWords(&c.Doors[at])):
 			warnings = append(warnings, fmt.Sprintf("door %q has another knock than before, and the former one opens nothing "+
-				"once this file is in use; to give the new one to everybody who had it: doorward share", d.Name))
+				"once this file is in use; to give the new one to everybody who had it: %s", d.Name, giveBy(&c.Doors[at])))
 		default:
 			kept = append(kept, d.Name)
 		}
 	}
 	return warnings, kept
+}
+
+// giveBy is the command by which visitors get a door's knock.
+func giveBy(d *config.Door) string {
+	if invited(d) {
+		return "doorward invite --door " + d.Name + " --for NAME"
+	}
+	return "doorward share"
 }
 
 // knockWords returns what visitors do for a door, in words.

@@ -69,7 +69,7 @@ func (a *asker) host(p *Plan, m Machine) {
 
 // knock asks what can be chosen about the knock.
 func (a *asker) knock(p *Plan, m Machine) {
-	if p.Keep && len(p.FormerKnocks()) > 0 {
+	if p.Keep && len(p.formerKnocks()) > 0 {
 		a.ask("Knock of the previous file: keep it, or write a new one", "keep", func(s string) error {
 			if s != "keep" && s != "new" {
 				return errors.New(`allowed are "keep" and "new"`)
@@ -81,6 +81,7 @@ func (a *asker) knock(p *Plan, m Machine) {
 			return
 		}
 	}
+	a.kind(p, m)
 	for _, c := range p.Kind.Choices() {
 		if c.With != "" && len(p.Chosen[c.With]) == 0 {
 			continue
@@ -106,6 +107,25 @@ func (a *asker) knock(p *Plan, m Machine) {
 			return p.try(m)
 		})
 	}
+}
+
+// kind asks which kind of knock it is to be.
+func (a *asker) kind(p *Plan, m Machine) {
+	all := Kinds()
+	if len(all) < 2 {
+		return
+	}
+	for _, k := range all {
+		fmt.Fprintf(a.out, "  %-8s%s\n", k.Name(), k.Brief())
+	}
+	a.ask("Kind of knock", p.Kind.Name(), func(s string) error {
+		kind, err := Named(s)
+		if err != nil {
+			return err
+		}
+		p.Kind = kind
+		return p.try(m)
+	})
 }
 
 // try returns what would be wrong with the configuration so far, with what is proposed

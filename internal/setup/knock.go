@@ -7,6 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -20,6 +21,9 @@ func Visitor(door *config.Door, host string) string {
 		host = anyHost
 	}
 	knocks, ok := touching(door, host)
+	if invited(door) {
+		return "doorward knock " + profile.NameFor([]string{host}) + " " + door.Name
+	}
 	if !ok {
 		return door.Knocks[0].Words() + ", and connect"
 	}
@@ -63,6 +67,12 @@ func touching(door *config.Door, host string) (command string, ok bool) {
 		return "", false
 	}
 	return "doorward knock " + host + " --touch " + joined(t.Touches()), true
+}
+
+// invited reports whether visitors are invited to make the door's first knock.
+func invited(door *config.Door) bool {
+	_, ok := door.Knocks[0].Rule.(knock.Invited)
+	return ok
 }
 
 // patience says that a knock is not judged at once, if it is not.

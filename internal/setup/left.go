@@ -7,7 +7,9 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/profile"
 )
 
 // Step is one thing that is left to do.
@@ -22,6 +24,7 @@ type Written struct {
 	File      string     // where it is; "-" if it was printed
 	Firewalls []Firewall // that are in the way, or may be
 	Rewritten bool       // another configuration was there before
+	Equipped  bool       // the files that its knocks go by are there
 	Sudo      bool       // whoever reads this becomes root by sudo
 }
 
@@ -46,6 +49,7 @@ func (w *Written) Left() []Step {
 	if file != config.DefaultPath {
 		path = " " + files.Quoted(file)
 	}
+	steps = append(steps, w.equip()...)
 	if unit := unitOf(door); unit != "" {
 		add(fmt.Sprintf("Let the daemon start and stop %s:", unit), w.root("doorward polkit"+path+" --install"))
 	}
@@ -84,9 +88,39 @@ func (w *Written) start(path, file string) Step {
 	return Step{"Guard the door:", []string{begin}}
 }
 
+// equip returns how to make the files that knocks go by, if that was not done.
+func (w *Written) equip() (steps []Step) {
+	if w.Equipped {
+		return nil
+	}
+	var lines []string
+	for i := range w.Config.Doors {
+		for _, k := range w.Config.Doors[i].Knocks {
+			r, ok := k.Rule.(knock.Equipped)
+			if !ok {
+				continue
+			}
+			var words []string
+			for _, word := range r.Maker() {
+				words = append(words, files.Quoted(word))
+			}
+			if line := w.root(strings.Join(words, " ")); !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return []Step{{"Make the gateway's key, if it is not there yet:", lines}}
+}
+
 // visitors returns how visitors get in.
 func (w *Written) visitors(door *config.Door, path string) (steps []Step) {
 	host := w.Config.Gateway.Host
+	if invited(door) {
+		return w.invite(door, host)
+	}
 	at := ""
 	if host == "" {
 		at = " --host " + anyHost
@@ -103,6 +137,29 @@ func (w *Written) visitors(door *config.Door, path string) (steps []Step) {
 		steps = append(steps, Step{"Give the knock to others, encrypted to their SSH keys:", []string{w.root("doorward share" + of + at + " --to alice.pub")}})
 	}
 	return steps
+}
+
+// invite returns how visitors get in who are invited.
+func (w *Written) invite(door *config.Door, host string) []Step {
+	at, name := "", profile.NameFor([]string{host})
+	if host == "" {
+		at, host, name = " --host "+anyHost, anyHost, "PROFILE"
+	}
+	steps := []Step{
+		{"Invite yourself, and later others. It prints a line, which is a secret until it is used:",
+			[]string{w.root("doorward invite --door " + door.Name + " --for YOU" + at)}},
+	}
+	accept, then := []string{"doorward accept LINE"}, "doorward knock "+name+" "+door.Name
+	n, tcp := firstTCP(door)
+	if tcp && door.SSH() {
+		accept = append(accept, "doorward ssh-config "+name+" --install")
+		if then = "ssh USER@" + host; n != 22 {
+			then += fmt.Sprintf(" -p %d", n)
+		}
+	}
+	return append(steps,
+		Step{"On your machine, with your SSH key in its agent, and that line for LINE:", accept},
+		Step{"Try it from there, in a new session:", []string{then}})
 }
 
 // root returns what to type for a command that needs root.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -74,6 +75,33 @@ func Place(path, text string, replace bool) (kept string, err error) {
 	}
 	defer change.Close()
 	return change.Backup(path), change.Commit()
+}
+
+// Equip makes those of the files that are not there yet, readable by their owner and the
+// daemon's group, and the directory of each if that alone is missing. All are made or none.
+// It returns the paths of those that it made.
+func Equip(all []knock.Equipment) (made []string, err error) {
+	group := daemonGroupNumber()
+	var missing []share.File
+	for _, f := range all {
+		if _, err := os.Lstat(f.Path); !errors.Is(err, fs.ErrNotExist) {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := files.MakeDirectory(filepath.Dir(f.Path), 0o750, group); err != nil {
+			return nil, fmt.Errorf("make directory %q: %w", filepath.Dir(f.Path), err)
+		}
+		missing = append(missing, share.File{Path: f.Path, Text: f.Text, Mode: 0o640, Group: group, New: true})
+		made = append(made, f.Path)
+	}
+	change, err := share.Stage(missing)
+	if err != nil {
+		return nil, err
+	}
+	defer change.Close()
+	return made, change.Commit()
 }
 
 // blank returns the text of a configuration that says nothing, such as packages install;

@@ -24,6 +24,7 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // Plan is what a first configuration is to say. Text's result is checked by
@@ -39,29 +40,50 @@ type Plan struct {
 	Former Former              // the file that is overwritten
 	Keep   bool                // the door keeps the knocks that it has in Former, if any
 
-	why    string   // why that unit, a sentence
-	keys   []string // of each knock, as the kind writes them
-	logins string   // what to say about logins, "" for a door without SSH
-	unseen string   // why nobody would be seen to be in, "" where they would
+	why    string  // why that unit, a sentence
+	knocks []draft // that the door is to have
+	logins string  // what to say about logins, "" for a door without SSH
+	unseen string  // why nobody would be seen to be in, "" where they would
+}
+
+// draft is a knock, with its keys as the kind writes them.
+type draft struct{ kind, keys string }
+
+// Kinds are those of which a knock can be drafted, the one that is proposed first.
+func Kinds() (all []knock.Drafted) {
+	for _, k := range kinds.All {
+		if d, ok := k.(knock.Drafted); ok {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// Named returns the kind of that name of which a knock can be drafted; the error says
+// which there are.
+func Named(name string) (knock.Drafted, error) {
+	var names []string
+	for _, k := range Kinds() {
+		if k.Name() == name {
+			return k, nil
+		}
+		names = append(names, strconv.Quote(k.Name()))
+	}
+	return nil, fmt.Errorf("%q is no kind of knock that can be written: allowed are %s", name, tables.Listed(names))
 }
 
 // New returns a plan in which nothing is chosen, for the first kind of knock that can be
 // drafted.
 func New() Plan {
-	for _, k := range kinds.All {
-		d, ok := k.(knock.Drafted)
-		if !ok {
-			continue
-		}
-		p := Plan{Kind: d, Chosen: map[string][]string{}, Keep: true}
-		for _, c := range d.Choices() {
+	p := Plan{Kind: Kinds()[0], Chosen: map[string][]string{}, Keep: true}
+	for _, k := range Kinds() {
+		for _, c := range k.Choices() {
 			if c.Default != "" {
 				p.Chosen[c.Name] = []string{c.Default}
 			}
 		}
-		return p
 	}
-	panic("setup: internal error: no kind of knock can be drafted")
+	return p
 }
 
 // ErrNoPorts is what Propose returns when no ports are given and the machine suggests
@@ -176,7 +198,7 @@ func (p *Plan) proposeSSH(m Machine) {
 // draft makes the kind write the knock: the former one where that is to be kept.
 func (p *Plan) draft(m Machine, door *config.Door) error {
 	if p.Keep {
-		if p.keys = p.FormerKnocks(); len(p.keys) > 0 {
+		if p.knocks = p.formerKnocks(); len(p.knocks) > 0 {
 			return nil
 		}
 	}
@@ -186,7 +208,7 @@ func (p *Plan) draft(m Machine, door *config.Door) error {
 	}
 	lots := share.Lots(&config.Config{Doors: []config.Door{*door}}, taken, rand.Reader)
 	keys, err := p.Kind.Draft(p.Chosen, lots)
-	p.keys = []string{keys}
+	p.knocks = []draft{{p.Kind.Name(), keys}}
 	return err
 }
 

@@ -147,7 +147,7 @@ func TestDrawnPorts(t *testing.T) {
 	}
 	for range 50 {
 		p := New()
-		p.Door = "ssh"
+		p.Door, p.Kind = "ssh", touch.Kind{}
 		if err := p.Propose(m); err != nil {
 			t.Fatal(err)
 		}

@@ -11,14 +11,14 @@ import (
 // Text writes the configuration.
 func (p *Plan) Text() string {
 	var b strings.Builder
-	b.WriteString(`# doorward's configuration. The knock in it is a secret: whoever can read this file
-# can open the door. After a change: doorward check, and then
+	b.WriteString(`# doorward's configuration. Only root and the group doorward may read it: a knock of
+# touches is a secret. After a change: doorward check, and then
 # doorward apply --confirm 60s. Every key is explained by doorward init --reference.
 `)
 	if p.Host != "" {
 		fmt.Fprintf(&b, `
 [gateway]
-# How visitors reach this machine: doorward share writes it into the knock.
+# How visitors reach this machine: doorward invite and share write it down for them.
 host = %q
 `, p.Host)
 	}
@@ -48,8 +48,8 @@ open_for = "30s"
 	if p.logins != "" {
 		fmt.Fprintf(&b, "# %s\nlogins = \"auto\"\n", p.logins)
 	}
-	for _, keys := range p.keys {
-		fmt.Fprintf(&b, "\n[[%s.knock]]\nkind = %q\n%s", p.table(), p.Kind.Name(), keys)
+	for _, k := range p.knocks {
+		fmt.Fprintf(&b, "\n[[%s.knock]]\nkind = %q\n%s", p.table(), k.kind, k.keys)
 	}
 	return b.String()
 }

@@ -105,7 +105,7 @@ func TestDecrypt(t *testing.T) {
 	if clear, err := Decrypt(text[:len(text)/2], ids(id)); err == nil {
 		t.Errorf("half of it decrypts to %q", clear)
 	}
-	long, err := encrypt(strings.Repeat("x", MaxKnock+1), []Key{key})
+	long, err := Encrypt(strings.Repeat("x", MaxKnock+1), []Key{key})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func Letters(k *Knock, users []User, scripts bool) ([]Letter, error) {
 			forms = append(forms, form{".sh.age", k.Shell()}, form{".ps1.age", k.PowerShell()})
 		}
 		for _, f := range forms {
-			text, err := encrypt(f.text, u.Keys)
+			text, err := Encrypt(f.text, u.Keys)
 			if err != nil {
 				return nil, fmt.Errorf("encrypt for %q: %w", u.Name, err)
 			}
@@ -67,9 +67,9 @@ func fileName(u User) string {
 	return name
 }
 
-// encrypt returns text encrypted to any of the keys, ASCII-armoured: it is made
+// Encrypt returns text encrypted to any of the keys, ASCII-armoured: it is made
 // to be mailed.
-func encrypt(text string, keys []Key) ([]byte, error) {
+func Encrypt(text string, keys []Key) ([]byte, error) {
 	var to []age.Recipient
 	for _, k := range keys {
 		to = append(to, k.to)

@@ -68,9 +68,12 @@ func (r Rule) Redraw(from knock.Lots) (knock.Touched, map[string]string, error) 
 	return fresh, edits, nil
 }
 
+// Brief says what sets the kind apart.
+func (Kind) Brief() string { return "ports to connect to, in an order; no client needed" }
+
 // Proposal describes Proposed.
 func (Kind) Proposal() string {
-	return `twelve listeners at random
+	return `A knock that nobody else has: twelve listeners at random
 ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
 the order of the file. Those ports are outside the range that Linux gives to
 outgoing connections, have no name in /etc/services, and are not among those that

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/client"
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/profile"
+	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/signer"
+)
+
+const acceptHelp = `Accept an invite to a gateway: enrol your SSH key there by a first knock, and write a
+profile, with which doorward knock knocks from then on.
+
+The invite is one line, which the gateway's operator makes with doorward invite. It may
+stand on the command line, where the history of a shell keeps it: it is short-lived, and
+counts once. Else it is read from a FILE, from standard input for "-", or, without an
+argument on a terminal, it is asked for.
+
+The key is one that ssh-agent has, or of ~/.ssh/id_*.pub. If there are several, accept
+asks which; --key names one by its fingerprint, as ssh-add -l lists it, or by the file
+of the private key. A file that ends in -cert.pub is a certificate for the key beside
+it. The key stays where it is: the gateway gets the public key and a signature.
+
+If the answer is lost, accept the same invite again: the key is enrolled then, and
+nothing is lost. An invite that comes after the gateway's secrets have changed replaces
+the profile of this gateway.
+
+Exit status: 0 when the gateway has accepted and the profile is written; 1 when
+something failed here; 2 when the command line is wrong; 5 when there is no such door;
+6 when the gateway refuses; 7 when it does not answer.`
+
+const acceptExamples = `  doorward accept
+  doorward accept doorward-invite:AWkoF...
+  doorward accept --key ~/.ssh/id_ed25519 --name gate invite.txt`
+
+// acceptOptions are the flags and arguments of accept.
+type acceptOptions struct {
+	key  string
+	name string
+	yes  bool
+	json bool
+}
+
+// acceptJSON is what accept --json prints.
+type acceptJSON struct {
+	Profile string      `json:"profile"`
+	Path    string      `json:"path"` // of the profile's file
+	Key     string      `json:"key"`  // fingerprint
+	Public  string      `json:"public_key"`
+	Gateway string      `json:"gateway"`    // fingerprint
+	SSH     string      `json:"ssh_config"` // lines for ~/.ssh/config
+	Knock   passageJSON `json:"knock"`
+}
+
+func newAccept(e *env) *cobra.Command {
+	var o acceptOptions
+	c := &cobra.Command{
+		Use:     "accept [LINE | FILE | -] [--key FILE|FINGERPRINT] [--name PROFILE]",
+		Short:   "accept an invite to a gateway",
+		Long:    acceptHelp,
+		Example: acceptExamples,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return &usageError{withHint(fmt.Errorf("%q: one invite only, in quotes if it has blanks", args[1]), "%s --help", c.CommandPath())}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c.Context(), e, firstOf(args)) },
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.key, "key", "", "enrol this key: the `FILE` of a private key or certificate, or a fingerprint of ssh-agent's")
+	f.StringVar(&o.name, "name", "", "call the `PROFILE` so (default: as the invite says)")
+	f.BoolVarP(&o.yes, "yes", "y", false, "ask nothing: take the first key")
+	f.BoolVar(&o.json, "json", false, "ask nothing, and print JSON")
+	return c
+}
+
+// run carries out the command line.
+func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
+	invite, err := readInvite(ctx, e, arg)
+	if err != nil {
+		return err
+	}
+	if o.name == "" {
+		o.name = invite.Name
+	}
+	if err := profile.CheckName(o.name); err != nil {
+		return &usageError{fmt.Errorf("--name: %w", err)}
+	}
+	in, err := e.directory()
+	if err != nil {
+		return err
+	}
+	if err := mayReplace(in, o.name, invite); err != nil {
+		return err
+	}
+	if invite.Expires.Before(e.clock()) {
+		fmt.Fprintf(e.stderr, "doorward: note: by this machine's clock the invite has expired on %s\n", output.Clock(invite.Expires, e.clock()))
+	}
+	p := &passage{e: e, in: in, profile: profileOf(invite, o.name), request: seal.Request{Action: seal.Open, Door: invite.Door}}
+	if p.profile.Key, err = o.choose(ctx, e, invite); err != nil {
+		return err
+	}
+	if err := p.unlock(ctx); err != nil {
+		return err
+	}
+	r, err := p.enrol(ctx, invite)
+	if err != nil {
+		return failed(ctx, err)
+	}
+	if err := in.Save(p.profile, true); err != nil {
+		return withHint(fmt.Errorf("the key is enrolled, and the profile is not written: %w", err), "mend that, and accept the same invite again")
+	}
+	return o.report(p, r)
+}
+
+// readInvite reads the invite from wherever the argument says.
+func readInvite(ctx context.Context, e *env, arg string) (v profile.Invite, err error) {
+	const most = 16 << 10
+	text := []byte(arg)
+	switch {
+	case arg == "" && output.IsTerminal(e.stdin):
+		text, err = e.machine().Ask(ctx, "Invite: ", true)
+	case arg == "":
+		return v, &usageError{withHint(errors.New(`the invite is missing: LINE, a FILE that has it, or "-" for standard input`), "doorward accept --help")}
+	case arg == "-":
+		text, err = io.ReadAll(io.LimitReader(e.stdin, most))
+	case !profile.IsInvite(arg):
+		text, err = files.Given(arg, most)
+	}
+	if err != nil {
+		return v, fmt.Errorf("read the invite: %w", err)
+	}
+	return profile.ParseInvite(string(text))
+}
+
+// mayReplace refuses a name that another gateway's profile has.
+func mayReplace(in profile.Directory, name string, v profile.Invite) error {
+	old, err := in.Load(name)
+	switch {
+	case errors.Is(err, profile.ErrNone):
+		return nil
+	case err == nil && (old.Gateway.Fingerprint == v.Fingerprint || old.Port == v.Port && slices.Equal(old.Hosts, v.Hosts)):
+		return nil
+	}
+	return withHint(fmt.Errorf("%w, of another gateway: %s", profile.ErrExists, in.Path(name)),
+		"doorward accept --name OTHER, or doorward profiles remove %s", name)
+}
+
+// profileOf is the profile of an invite, without a key.
+func profileOf(v profile.Invite, name string) profile.Profile {
+	p := profile.Profile{Name: name, Hosts: v.Hosts, Port: v.Port, Carriers: []string{"udp"}, Suite: seal.Hybrid,
+		Gateway: seal.Peer{Profile: v.Secret, Fingerprint: v.Fingerprint}}
+	if v.TCP {
+		p.Carriers = append(p.Carriers, "tcp")
+	}
+	if v.Door != "" {
+		p.Doors = []string{v.Door}
+	}
+	return p
+}
+
+// enrol knocks with the invite and the key, or with the key alone if the gateway knows it.
+func (p *passage) enrol(ctx context.Context, v profile.Invite) (client.Result, error) {
+	own := p.signer
+	if !v.Bound {
+		var err error
+		if p.signer, err = own.Enrolling(v.Code); err != nil {
+			return client.Result{}, err
+		}
+	}
+	r, err := p.visitNew(ctx)
+	p.signer = own
+	if refused, ok := errors.AsType[*client.RefusedError](err); ok && !v.Bound && (refused.Reason == seal.Spent || refused.Reason == seal.NotAccepted) {
+		// Perhaps it was this key that has used it, and the answer was lost.
+		if again, err := p.visitNew(ctx); err == nil {
+			return again, nil
+		}
+	}
+	return r, err
+}
+
+// visitNew knocks before there is a profile, and keeps what it has learnt for it.
+func (p *passage) visitNew(ctx context.Context) (client.Result, error) {
+	r, err := p.e.knocker().Knock(ctx, p.knock())
+	if r.Bundle != nil {
+		p.profile.Gateway.Bundle = r.Bundle
+	}
+	if r.Next != nil {
+		p.profile.Gateway = *r.Next
+	}
+	return r, err
+}
+
+// choose finds the key to enrol.
+func (o *acceptOptions) choose(ctx context.Context, e *env, v profile.Invite) (profile.Key, error) {
+	if o.key != "" {
+		return keyNamed(o.key)
+	}
+	all := e.machine().Candidates(ctx, sshDirectory(e))
+	ask := !o.yes && !o.json && output.IsTerminal(e.stdin)
+	switch {
+	case len(all) == 0:
+		return profile.Key{}, withHint(errors.New("there is no SSH key: none in ssh-agent, and no ~/.ssh/id_*.pub"), "ssh-keygen -t ed25519; or --key FILE names one")
+	case len(all) == 1 && !ask, o.yes:
+		return all[0].Key, nil
+	case !ask:
+		var list []string
+		for _, c := range all {
+			list = append(list, candidateText(c))
+		}
+		return profile.Key{}, &usageError{withHint(fmt.Errorf("there are several keys, and --key is missing:\n  %s", strings.Join(list, "\n  ")), "--key %s, or --yes for the first", all[0].Fingerprint)}
+	}
+	return askKey(ctx, e, v, all)
+}
+
+// askKey asks which of the keys is to be enrolled.
+func askKey(ctx context.Context, e *env, v profile.Invite, all []signer.Candidate) (profile.Key, error) {
+	fmt.Fprintf(e.stderr, "%s at %s invites you, and will know you by a key:\n", v.Name, strings.Join(v.Hosts, ", "))
+	for i, c := range all {
+		fmt.Fprintf(e.stderr, "  %d  %s\n", i+1, candidateText(c))
+	}
+	for {
+		answer, err := e.machine().Ask(ctx, "Which one [1]: ", true)
+		if err != nil {
+			return profile.Key{}, withHint(err, "--key FILE or FINGERPRINT names one")
+		}
+		text := strings.TrimSpace(string(answer))
+		if text == "" {
+			return all[0].Key, nil
+		}
+		if n, err := strconv.Atoi(text); err == nil && n >= 1 && n <= len(all) {
+			return all[n-1].Key, nil
+		}
+		fmt.Fprintf(e.stderr, "%q: allowed are 1 to %d\n", text, len(all))
+	}
+}
+
+func candidateText(c signer.Candidate) string {
+	text := fmt.Sprintf("%s %s", c.Fingerprint, c.Type)
+	if c.Comment != "" {
+		text += " " + c.Comment
+	}
+	return text + " (" + c.Where() + ")"
+}
+
+// keyNamed is the key that --key names.
+func keyNamed(name string) (profile.Key, error) {
+	if f, err := credential.ParseFingerprint(name); err == nil {
+		return profile.Key{Agent: f.String()}, nil
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return profile.Key{}, fmt.Errorf("--key: %w", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return profile.Key{}, withHint(fmt.Errorf("--key %q: no such file, and no fingerprint, which is %q and 43 characters", name, "SHA256:"), "ssh-add -l lists the keys of ssh-agent")
+	}
+	if private, ok := strings.CutSuffix(path, "-cert.pub"); ok {
+		return profile.Key{File: private, Certificate: path}, nil
+	}
+	return profile.Key{File: strings.TrimSuffix(path, ".pub")}, nil
+}
+
+// sshDirectory is where ssh has the user's keys.
+func sshDirectory(e *env) string {
+	home := e.getenv("HOME")
+	if home == "" {
+		home, _ = os.UserHomeDir() // Windows has it elsewhere
+	}
+	return filepath.Join(home, ".ssh")
+}
+
+// report says what was done, and what is to be done next.
+func (o *acceptOptions) report(p *passage, r client.Result) error {
+	e, path := p.e, p.in.Path(p.profile.Name)
+	f, _ := p.signer.Fingerprint()
+	ssh := sshConfig(p.profile, r)
+	if o.json {
+		return printJSON(e.stdout, acceptJSON{Profile: p.profile.Name, Path: path, Key: f.String(), Public: p.signer.Public(),
+			Gateway: p.profile.Gateway.Fingerprint.String(), SSH: ssh, Knock: p.object(r)})
+	}
+	text := []string{fmt.Sprintf("%s knows your key: %s", strings.Join(p.profile.Hosts, ", "), p.signer)}
+	text = append(text, lines(r, e.clock())...)
+	text = append(text, "profile "+p.profile.Name+" is written: "+path, "", "From now on: doorward knock "+p.profile.Name)
+	if ssh != "" {
+		text = append(text, "or, with these lines in ~/.ssh/config: ssh "+p.profile.Name, "", strings.TrimSuffix(ssh, "\n"))
+	}
+	for _, line := range text {
+		if _, err := fmt.Fprintln(e.stdout, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sshConfig is the block of ~/.ssh/config by which ssh knocks, "" where the door has no
+// TCP port.
+func sshConfig(p profile.Profile, r client.Result) string {
+	for _, port := range doorPorts(r) {
+		if port.UDP {
+			continue
+		}
+		return fmt.Sprintf("Host %s\n    HostName %s\n    Port %d\n    ProxyCommand doorward knock %s --wait %%p --stdio\n",
+			p.Name, p.Hosts[0], port.First, strings.Join(append([]string{p.Name}, p.Doors...), " "))
+	}
+	return ""
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/client"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+const holdHelp = `Keep a door open while this program runs: knock at it now, again before the grant
+ends, and at once when this machine gets another address, as a laptop does that changes
+networks. Interrupted (Ctrl-C) or terminated, hold closes the door behind you and ends;
+connections that stand are not affected.
+
+A gateway that does not answer for a while is asked again until it does. Only if the
+first knock is in vain, or when the gateway refuses one, does hold give up.
+
+A security key is to be touched for each knock: use another key, or a longer --open-for.
+
+Exit status: 0 when it was told to end, and the door is closed or was not open; 1 when
+something failed here; 2 when the command line is wrong; 5 when there is no such door;
+6 when the gateway refuses; 7 when it does not answer.`
+
+const holdExamples = `  doorward hold gate
+  doorward hold gate web --open-for 1h`
+
+func newHold(e *env) *cobra.Command {
+	var o sealedOptions
+	var asJSON bool
+	c := &cobra.Command{
+		Use:               "hold PROFILE [DOOR]",
+		Short:             "keep a door open while this runs",
+		Long:              holdHelp,
+		Example:           holdExamples,
+		ValidArgsFunction: completeProfiles(e),
+		Args: func(c *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return &usageError{withHint(errors.New("PROFILE is missing: the gateway, as doorward profiles lists it"), "%s --help", c.CommandPath())}
+			case len(args) > 2:
+				return &usageError{withHint(fmt.Errorf("%q: one PROFILE and one DOOR only", args[2]), "%s --help", c.CommandPath())}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.openFor < 0 || o.openFor%time.Second != 0 {
+				return &usageError{fmt.Errorf("--open-for %v: allowed are whole seconds, such as 90s or 2h", o.openFor)}
+			}
+			if o.profile = args[0]; len(args) > 1 {
+				o.door = args[1]
+			}
+			return hold(c, e, &o, asJSON)
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.DurationVar(&o.openFor, "open-for", 0, "ask for this `TIME` with each knock, such as 10m, instead of what the door says")
+	f.BoolVar(&asJSON, "json", false, "print each knock as JSON, on one line")
+	return c
+}
+
+// hold carries out the command.
+func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
+	p, err := o.load(e)
+	if err != nil {
+		return err
+	}
+	if p.profile.OneWay {
+		return withHint(fmt.Errorf("profile %q has one_way: single packets are not answered, so that nobody knows how long the door is open", p.profile.Name),
+			"doorward knock %s --wait PORT", p.profile.Name)
+	}
+	if err := p.unlock(c.Context()); err != nil {
+		return err
+	}
+	h := &holding{passage: p, json: asJSON}
+	err = e.knocker().Hold(c.Context(), p.knock(), h.tell)
+	switch {
+	case err != nil && c.Context().Err() != nil && !h.opened:
+		return interrupted(c.Context(), "before the gateway had answered")
+	case err != nil:
+		return failed(c.Context(), err)
+	}
+	return h.unsaid
+}
+
+// holding says what becomes of hold's knocks.
+type holding struct {
+	*passage
+	json   bool
+	opened bool
+	said   map[netip.Addr]bool // sources for which the door was said to be open
+	unsaid error
+}
+
+func (h *holding) tell(k client.Held) {
+	h.learn(k.Result)
+	h.opened = h.opened || k.Err == nil
+	if h.json {
+		p := *h.passage
+		if k.Why == client.HeldReturn {
+			p.request.Action = seal.Close
+		}
+		h.note(printJSONLine(h.e.stdout, p.object(k.Result)))
+		if k.Err == nil {
+			return
+		}
+	}
+	switch {
+	case k.Err != nil && k.Why == client.HeldReturn:
+		fmt.Fprintf(h.e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", k.Err)
+	case k.Err != nil && h.opened && k.Why != client.HeldRetry && !isA[*client.RefusedError](k.Err):
+		fmt.Fprintf(h.e.stderr, "doorward: note: %v; it is tried again\n", k.Err)
+	case k.Err == nil && h.news(k):
+		for _, line := range lines(k.Result, h.e.clock()) {
+			_, err := fmt.Fprintln(h.e.stdout, line)
+			h.note(err)
+		}
+	}
+}
+
+// news says whether a knock has come to something that was not said before. That a door
+// stays open is none.
+func (h *holding) news(k client.Held) bool {
+	now := map[netip.Addr]bool{}
+	for _, a := range k.Answers {
+		now[a.Source] = true
+	}
+	same := k.Why == client.HeldEnds && len(now) == len(h.said)
+	for a := range now {
+		same = same && h.said[a]
+	}
+	h.said = now
+	return !same
+}
+
+func (h *holding) note(err error) {
+	if h.unsaid == nil {
+		h.unsaid = err
+	}
+}

@@ -1,0 +1,147 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/client/clienttest"
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+// held writes down what Hold tells, with the time since it began.
+func held(start time.Time, lines *[]string) func(Held) {
+	words := map[HeldFor]string{HeldFirst: "first", HeldEnds: "ends", HeldMoved: "moved", HeldRetry: "retry", HeldReturn: "return"}
+	return func(h Held) {
+		line := fmt.Sprintf("%v %s:", h.At.Sub(start).Round(time.Second), words[h.Why])
+		for _, s := range summary(h.Result) {
+			line += " " + s
+		}
+		if h.Err != nil {
+			line += " " + h.Err.Error()
+		}
+		*lines = append(*lines, line)
+	}
+}
+
+// A door stays open: there is another knock before the grant ends, at once when the own
+// address changes, again and again while there is no answer, and it is closed at the end.
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.knock.Profile.Hosts = []string{v4}
+		own := netip.MustParseAddr("198.51.100.7")
+		c := l.client()
+		c.Dial = func(ctx context.Context, carrier, address string) (net.Conn, error) {
+			s, err := l.network.dial(ctx, carrier, address)
+			return moved{s.(*socket), own}, err
+		}
+		start := time.Now().Round(0)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute+time.Second)
+		defer cancel()
+		time.AfterFunc(50*time.Second, func() { own = netip.MustParseAddr("198.51.100.8") })
+		gateway := l.gateways[v4]
+		time.AfterFunc(80*time.Second, func() { l.gateways[v4] = nil })
+		time.AfterFunc(110*time.Second, func() { l.gateways[v4] = gateway })
+		var got []string
+		if err := c.Hold(ctx, l.knock, held(start, &got)); err != nil {
+			t.Error(err)
+		}
+		const silent = " no answer from 192.0.2.1 at 41641/udp within 5s"
+		want := []string{
+			"0s first: " + open4,
+			"38s ends: " + open4,
+			"50s moved: " + open4,
+			"1m33s ends:" + silent,
+			"1m42s retry:" + silent,
+			"1m50s retry: " + open4,
+			"2m28s ends: " + open4,
+			"3m1s return: closed 192.0.2.1/udp for 198.51.100.7",
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	})
+}
+
+// moved is a socket of a machine that has an address.
+type moved struct {
+	*socket
+	own netip.Addr
+}
+
+func (m moved) LocalAddr() net.Addr {
+	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(m.own, 40000))
+}
+
+// A first knock in vain, and one that the gateway refuses, end it. What was opened is given
+// back.
+func TestHoldEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		clear(l.gateways)
+		var got []string
+		var silent *SilentError
+		if err := l.client().Hold(t.Context(), l.knock, held(time.Now().Round(0), &got)); !errors.As(err, &silent) || len(got) != 1 {
+			t.Errorf("nobody answers: %v, %q", err, got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.knock.Profile.Hosts = []string{v4}
+		locked := false
+		l.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+			if locked && k.Request.Action == seal.Open {
+				return []seal.Answer{{Status: seal.Refused, Reason: seal.Reason(credential.Locked), Source: k.From}}
+			}
+			return l.gateway.Open(k)
+		})
+		time.AfterFunc(time.Second, func() { locked = true })
+		var got []string
+		err := l.client().Hold(t.Context(), l.knock, held(time.Now().Round(0), &got))
+		want := []string{
+			"0s first: " + open4,
+			"38s ends: refused 192.0.2.1/udp for 198.51.100.7 your key is locked: ask the gateway's operator, who locked it and can unlock it",
+			"38s return: closed 192.0.2.1/udp for 198.51.100.7",
+		}
+		if d := cmp.Diff(want, got); d != "" || err == nil {
+			t.Errorf("%v (-want +got):\n%s", err, d)
+		}
+	})
+}
+
+// A single packet is sent over each family, and the gateway reads it.
+func TestSingle(t *testing.T) {
+	for _, suite := range []seal.Suite{seal.Hybrid, seal.X25519} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			l.knock.Profile.Suite = suite
+			l.knock.Profile.Gateway.Bundle = nil
+			n := uint64(100)
+			k := Single{Knock: l.knock, Prover: single{l.prover}, Counter: func() (uint64, error) { n++; return n, nil }}
+			sent, bundle, err := l.client().SendSingle(t.Context(), k)
+			want := []Sent{{netip.MustParseAddrPort("[2001:db8::1]:41641"), source(v6)}, {netip.MustParseAddrPort("192.0.2.1:41641"), source(v4)}}
+			if d := cmp.Diff(want, sent, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || d != "" || bundle == nil {
+				t.Fatalf("%v, %d bytes of a bundle (-want +got):\n%s", err, len(bundle), d)
+			}
+			synctest.Wait()
+			time.Sleep(time.Second) // of the bubble: what is under way arrives
+			knocks := l.gateway.Knocks()
+			if len(knocks) != 2*singleTimes || !knocks[0].Single {
+				t.Errorf("the gateway has seen %+v", knocks)
+			}
+		})
+	}
+}
+
+type single struct{ *prover }
+
+func (s single) ProveSingle(context.Context, []byte) (p [64]byte, err error) { return p, nil }
