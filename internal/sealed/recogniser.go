@@ -64,9 +64,6 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		return v.refuse(seal.NotAccepted, "the credential is not known here, or its proof is wrong", "credential")
 	}
 	v.By = who.party.By()
-	if authority, ok := who.party.Authority(); ok {
-		r.kept.issuers.note(who.party.ID, authority)
-	}
 	if handshake {
 		switch first, room := r.kept.used.first(s.knock, who.party.ID, h.Time); {
 		case !first:
@@ -74,6 +71,9 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		case !room:
 			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
 		}
+	}
+	if authority, ok := who.party.Authority(); ok {
+		r.kept.issuers.note(who.party.ID, authority)
 	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
