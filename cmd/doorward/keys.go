@@ -105,7 +105,7 @@ func newKeysList(e *env) *cobra.Command {
 
 // showKeys shows who may knock.
 func showKeys(e *env, all sealed.Keys, match string) (lines []string) {
-	styles := e.styles(e.stdout)
+	styles, width := e.styles(e.stdout), output.Width(e.stdout)
 	if len(all.Keys) == 0 {
 		lines = append(lines, "Nobody may knock yet. To invite somebody: doorward invite --for NAME")
 		if match != "" {
@@ -114,14 +114,14 @@ func showKeys(e *env, all sealed.Keys, match string) (lines []string) {
 	} else {
 		var rows [][]string
 		for _, k := range all.Keys {
-			rows = append(rows, []string{output.OrDash(k.Name), shortID(k.ID), keyState(k), strings.Join(k.Doors, ","), output.Text(filepath.Base(k.Origin))})
+			rows = append(rows, []string{output.OrDash(k.Name), output.Party(k.ID, width), keyState(k), strings.Join(k.Doors, ","), output.Text(filepath.Base(k.Origin))})
 		}
 		lines = output.Table(styles, []string{"NAME", "KEY", "STATE", "DOORS", "FROM"}, rows)
 	}
 	for _, k := range all.Keys {
 		for _, text := range []string{denied("locked", k.Locked), denied("revoked", k.Revoked), denied("options", k.Options)} {
 			if text != "" {
-				lines = append(lines, output.Hang("  "+shortID(k.ID)+"  ", output.Text(text), output.Width(e.stdout))...)
+				lines = append(lines, output.Hang("  "+output.Party(k.ID, width)+"  ", output.Text(text), width)...)
 			}
 		}
 	}
@@ -163,16 +163,6 @@ func keyState(k sealed.KeyEntry) string {
 		return "locked"
 	}
 	return "ok"
-}
-
-// shortID is the beginning of a fingerprint, by which people tell keys apart: an eighth
-// of it would do for a million.
-func shortID(id string) string {
-	const most = len("SHA256:") + 12
-	if len(id) > most {
-		return id[:most] + "…"
-	}
-	return id
 }
 
 func until(e *env, t *time.Time) string {
@@ -364,7 +354,7 @@ func completeKeys(e *env) cobra.CompletionFunc {
 	return completing(e, func(all sealed.Keys) (found []cobra.Completion) {
 		for _, k := range all.Keys {
 			if name := output.Text(k.Name); name != "" && name == k.Name {
-				found = append(found, cobra.CompletionWithDesc(name, shortID(k.ID)))
+				found = append(found, cobra.CompletionWithDesc(name, output.Party(k.ID, output.PlainWidth)))
 			} else {
 				found = append(found, k.ID)
 			}
