@@ -339,15 +339,21 @@ func lineOf(made sealed.Invite, hosts []string) (string, error) {
 
 // orderSealed gives an order to the sealed knock, and reads its answer.
 func orderSealed[R any](ctx context.Context, daemon *control.Client, order string, args any) (reply R, err error) {
+	_, err = orderTo(ctx, daemon, order, args, &reply)
+	return reply, err
+}
+
+// orderTo is orderSealed, and returns how many grants the order has ended.
+func orderTo(ctx context.Context, daemon *control.Client, order string, args, reply any) (ended int, err error) {
 	answer, err := daemon.Kind(ctx, kindSealed, order, args)
 	if err != nil {
-		return reply, err
+		return 0, err
 	}
-	if err := json.Unmarshal(answer.Result, &reply); err != nil {
-		return reply, &control.Error{Code: control.CodeInternal, Cause: err,
+	if err := json.Unmarshal(answer.Result, reply); err != nil {
+		return 0, &control.Error{Code: control.CodeInternal, Cause: err,
 			Message: "the daemon's answer cannot be read: doorward and doorwardd are not of the same version", Hint: "doorward version"}
 	}
-	return reply, nil
+	return answer.Ended, nil
 }
 
 // drawQR draws a text as a QR code, two rows in a line and with the light margin of four

@@ -220,18 +220,24 @@ func oneKey(c *cobra.Command, args []string) error {
 // doneJSON is what the commands of keys print with --json that change something.
 type doneJSON struct {
 	Message string `json:"message"` // what was done, for people
+	Ended   int    `json:"ended"`   // how many grants that has ended
 }
 
 // doneBy gives an order to the sealed knock and says what it did.
 func doneBy(ctx context.Context, e *env, daemon *control.Client, order string, args any, asJSON bool) error {
-	done, err := orderSealed[sealed.Done](ctx, daemon, order, args)
+	var done sealed.Done
+	ended, err := orderTo(ctx, daemon, order, args, &done)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return printJSON(e.stdout, doneJSON{Message: done.Message})
+		return printJSON(e.stdout, doneJSON{Message: done.Message, Ended: ended})
 	}
-	_, err = fmt.Fprintln(e.stdout, output.Text(done.Message))
+	text := output.Text(done.Message)
+	if ended > 0 {
+		text += "; ended: " + output.Counted(ended, "grant")
+	}
+	_, err = fmt.Fprintln(e.stdout, text)
 	return err
 }
 

@@ -121,7 +121,7 @@ func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Ch
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
 // Stands says whether a name has a word.
-func (k *kept) Stands(by string) bool {
+func (k *kept) Stands(_, by string) bool {
 	if strings.HasPrefix(by, "number ") {
 		return true
 	}
@@ -141,8 +141,11 @@ func (k *kept) Order(_ time.Time, who, order string, args json.RawMessage) (c kn
 		return c, nil, &knock.OrderError{Message: fmt.Sprintf("nobody by the name of %q has a word", of.Name), Hint: "look into the file"}
 	}
 	k.gone[of.Name] = true
-	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Recheck: true, Cut: of.Cut,
+	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Recheck: true,
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: who + " has withdrawn the word of " + of.Name}}}
+	if of.Cut {
+		c.Cut = func(by string) bool { return by == of.Name }
+	}
 	return c, json.RawMessage(fmt.Sprintf(`{"withdrawn":%d}`, len(k.gone))), nil
 }
 

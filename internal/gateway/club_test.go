@@ -97,7 +97,7 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	}
 	return c
 }
-func (k *clubKept) Stands(by string) bool {
+func (k *clubKept) Stands(_, by string) bool {
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true
@@ -114,7 +114,7 @@ func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (
 		return c, nil, errors.New("nobody is locked out")
 	}
 	k.locked[of.Name] = true
-	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Recheck: true, Cut: true,
+	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Recheck: true, Cut: func(by string) bool { return by == of.Name },
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: of.Name + " is locked out"}}}, json.RawMessage(`{"locked":true}`), nil
 }
 func (k *clubKept) Recogniser(door string, r knock.Rule, _ time.Time, _ []knock.Mark) knock.Recogniser {

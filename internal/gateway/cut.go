@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -72,7 +73,7 @@ func (t *sessionTable) admittedBy(d config.Door, whose func(party string) bool) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range of.in {
-		if s.grant != nil && whose(partyOf(d, s.grant.By)) {
+		if s.grant != nil && len(s.grant.Whose) > 0 && !slices.ContainsFunc(s.grant.Whose, func(by string) bool { return !whose(partyOf(d, by)) }) {
 			all = append(all, s.Connection)
 		}
 	}

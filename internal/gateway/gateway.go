@@ -213,6 +213,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		return err
 	}
 	defer g.listeners.close()
+	g.urgent() // only now, so that what begin has started does not inherit it
 	g.refreshSessions(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -339,6 +340,14 @@ func (g *Gateway) next() time.Time {
 		}
 	}
 	return next
+}
+
+// urgent lets the calling goroutine run before others. It must end soon, or be the loop's,
+// and start no programs.
+func (g *Gateway) urgent() {
+	if g.world.Urgent != nil {
+		g.world.Urgent()
+	}
 }
 
 // post hands an event to the next turn. It gives up when the gateway ends.

@@ -99,10 +99,11 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 	return append(all, g.keepReading.warning(now)...)
 }
 
-// banned says whether somebody, as grants and records have them, may not knock any more.
-func (k *keep) banned(party string) bool {
+// banned says whether somebody, as grants and records have them, may not knock at a door
+// any more.
+func (k *keep) banned(door, party string) bool {
 	by, ours := whoOf(k.kind, party)
-	return ours && !k.of.Stands(by)
+	return ours && !k.of.Stands(door, by)
 }
 
 // party is who knocked, as grants and records have it.
@@ -130,16 +131,18 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 			then(now, ended, unsaved)
 		}
 	}
-	var whose map[string]bool
+	end := &partyEnd{of: door.Withdrawal{Reason: endReason(by)}, by: by, then: done}
 	if c.Recheck {
-		whose = g.strangers(k)
+		end.whose = g.strangers(k)
 	}
-	if len(whose) == 0 {
+	if c.Cut != nil {
+		end.cut = func(party string) bool { by, ours := whoOf(k.kind, party); return ours && c.Cut(by) }
+	}
+	if len(end.whose) == 0 && end.cut == nil {
 		done(now, 0)
 		return
 	}
-	g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: func(by string) bool { return whose[by] }, Reason: endReason(by)},
-		by: by, cut: c.Cut, then: done})
+	g.endParties(now, end)
 }
 
 // noteEvent is the event of the audit trail that a note is of.
@@ -155,8 +158,9 @@ func noteEvent(event string) string {
 
 // endReason is why somebody's grants end: an order, or that a file has changed.
 func endReason(by control.Caller) string {
+	const why = "they may not knock any more"
 	if by.Name != "" {
-		return "by " + by.Name
+		return why + ", by order of " + by.Name
 	}
-	return "they may not knock any more"
+	return why
 }

@@ -45,7 +45,8 @@ func TestDoorsThatShareAPlace(t *testing.T) {
 		want(t, "answer to a door that is not there", c.says(neighbour, "nowhere open alice"), "ssh: open for 30s")
 		want(t, "at web", c.in("web"), "192.0.2.2 club alice")
 		want(t, "at ssh", c.in("ssh"), "192.0.2.2 club alice, 192.0.2.9 club alice")
-		if at := (knock.Place{Medium: knock.Datagrams, Port: 5005}); c.m.openers[at] != knock.Opener(clubOpener(5005)) {
+		at := knock.Place{Medium: knock.Datagrams, Port: 5005}
+		if c.m.openers[at] != knock.Opener(clubOpener(5005)) {
 			t.Errorf("datagrams are opened by %v, want the Kept's opener", c.m.openers[at])
 		}
 	})
@@ -338,6 +339,31 @@ func TestSessionsAreCut(t *testing.T) {
 			return all, presence.ErrFlows
 		}
 		c.order(lock("alice"))
+		synctest.Wait()
+		want(t, "cut", m.cut, []string{"192.0.2.2:40000"})
+	})
+}
+
+// Whoever is cut off loses what they are in by, be the grant that let them in over or not;
+// who lost their grants before, and was not to be cut off then, stays in.
+func TestSessionsWhoseGrantsAreOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		c := openClub(t, m, clubDoors)
+		c.says(visitor, "web open alice")
+		c.says(neighbour, "web open bob")
+		var all []presence.Connection
+		for _, from := range []netip.Addr{visitor, neighbour} {
+			all = append(all, presence.Connection{Proto: 6, Local: netip.MustParseAddrPort("198.51.100.1:443"), Remote: netip.AddrPortFrom(from, 40000)})
+		}
+		m.do(func() { m.sessions = all })
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		want(t, "grants after two minutes", c.in("web"), "")
+		c.m.do(func() { c.files.text["/members"] = "alice" })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want(t, "answer", c.order(lock("alice")), "club lock: done; grants ended: 0")
 		synctest.Wait()
 		want(t, "cut", m.cut, []string{"192.0.2.2:40000"})
 	})

@@ -42,9 +42,9 @@ type Kept interface {
 	// before stays in force. It may be of a file that is no longer gone by.
 	Feed(now time.Time, path string, digest any, err error) Change
 	// Stands says whether who knocked under that name (Verdict.By) may still have what that
-	// led to. It is asked of all who have a grant from before a restart, when every file
+	// led to at a door. It is asked of all who have a grant from before a restart, when every file
 	// was fed once. Where that is not known, they may.
-	Stands(by string) bool
+	Stands(door, by string) bool
 	// Order carries out an order of an operator's, whose name is for the trail. The reply
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.
@@ -90,10 +90,12 @@ const MaxFile = 4 << 20
 type Change struct {
 	Marks []Mark // kept under no door
 	// Recheck says that some may not have any more what they have: Stands is asked of all
-	// who have a grant. With Cut the connections of those whose grants end by it end, too.
+	// who have a grant.
 	Recheck bool
-	Cut     bool
-	Notes   []Note // for the audit trail
+	// Cut says of a name (Verdict.By) whether the connections that its grants let in end,
+	// too, be these grants over or not; nil for nobody's. It may be called from anywhere.
+	Cut   func(by string) bool
+	Notes []Note // for the audit trail
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

@@ -120,6 +120,9 @@ func (k *kept) ring(r Rule) *credential.Ring {
 		return nil
 	}
 	o := k.ledger.origins()
+	if !keys.good {
+		o.Enrolled = nil // whom the file may leave less than that
+	}
 	o.File, o.Secrets = keys.keys, secrets.secrets
 	if revoked.revoked != nil {
 		o.Revoked = append(o.Revoked, revoked.revoked)
@@ -154,14 +157,23 @@ func (k *kept) opener(port uint16) *opener {
 // Opener returns the one of a port.
 func (k *kept) Opener(port uint16) knock.Opener { return k.opener(port) }
 
-// Stands says whether somebody's grant may stand.
-func (k *kept) Stands(by string) bool {
+// Stands says whether somebody's grant at a door may stand.
+func (k *kept) Stands(door, by string) bool {
 	id := credential.ID(by)
+	if k.ledger.locked[id] != "" || k.ledger.revoked[id] != "" {
+		return false
+	}
+	knocks := false
 	for _, u := range k.uses {
-		d := k.desk(u.Door, rule(u.Rule))
-		if d == nil || d.ring == nil || d.ring.Stands(id) && k.issuers.stand(d.ring, id) {
+		if u.Door != door {
+			continue
+		}
+		knocks = true
+		r := rule(u.Rule)
+		d := k.desk(door, r)
+		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(door, id) && k.issuers.stand(d.ring, id) {
 			return true // or it is not known
 		}
 	}
-	return len(k.uses) == 0
+	return !knocks
 }

@@ -21,7 +21,8 @@ const (
 	mostRescues  = 1000
 	mostEnrolled = 10_000
 	mostListed   = 1000
-	longestLine  = 1024 // of an enrolled key, which is a mark
+	longestLine  = 1024             // of an enrolled key, which is a mark
+	mostCounters = 2 * mostEnrolled // of single packets
 )
 
 // call is an order that is being carried out.
@@ -35,7 +36,7 @@ type call struct {
 
 // Order carries out an operator's order.
 func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (knock.Change, json.RawMessage, error) {
-	k.used.undone()
+	k.ledger.sweep(now, false)
 	c := &call{kept: k, now: now, who: who, args: args}
 	var reply any
 	var err error
@@ -131,8 +132,8 @@ func (c *call) random(b []byte) error {
 
 const (
 	inviteLasts = 7 * 24 * time.Hour
-	inviteMost  = 366 * 24 * time.Hour
-	sheetLasts  = 20 // years, for which rescue codes may lie in a drawer
+	inviteMost  = 366 * 24 * 3600 // in seconds
+	sheetLasts  = 20              // years, for which rescue codes may lie in a drawer
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
@@ -141,15 +142,19 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, err
 	}
 	lasts := time.Duration(a.Seconds) * time.Second
-	if lasts == 0 {
+	if a.Seconds == 0 {
 		lasts = inviteLasts
 	}
 	name := credential.Name(a.For)
-	switch l := &c.kept.ledger; {
+	l := &c.kept.ledger
+	if len(l.invites) >= mostInvites {
+		c.Marks = append(c.Marks, l.sweep(c.now, true)...)
+	}
+	switch {
 	case name == "":
 		return reply, wrong("doorward invite --for NAME", "an invite is for somebody: whom, is the name of the key that it enrols")
-	case a.Seconds < 0 || lasts < time.Minute || lasts > inviteMost:
-		return reply, wrong("", "an invite that lasts %s: allowed are 1m to %s", lasts, inviteMost)
+	case a.Seconds < 0 || a.Seconds > inviteMost || lasts < time.Minute:
+		return reply, wrong("", "an invite that lasts %d seconds: allowed are 60 to %d (366 days)", a.Seconds, inviteMost)
 	case len(l.invites) >= mostInvites:
 		return reply, wrong("doorward keys list", "there are %d invites already: withdraw some", len(l.invites))
 	case len(l.keys) >= mostEnrolled:
@@ -292,9 +297,12 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	l := &c.kept.ledger
 	if a.Rescues {
-		n := len(l.rescues)
-		for hash := range l.rescues {
-			c.Marks = append(c.Marks, forget(rescueMark, hash))
+		n := 0
+		for hash, r := range l.rescues {
+			if r.use == "" {
+				n++
+				c.Marks = append(c.Marks, forget(rescueMark, hash))
+			}
 		}
 		clear(l.rescues)
 		c.note("withdrew all %d rescue codes", n)
@@ -302,7 +310,7 @@ func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	}
 	var found []string
 	for hash, i := range l.invites {
-		if a.Invite != "" && (i.short() == a.Invite || i.Name == a.Invite) {
+		if a.Invite != "" && i.use == "" && (i.short() == a.Invite || i.Name == a.Invite) {
 			found = append(found, hash)
 		}
 	}
