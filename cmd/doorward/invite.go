@@ -451,13 +451,13 @@ func sheetText(now time.Time, door string, hosts []string, line string, made sea
 	}
 	fmt.Fprintf(&b, `
 Each opens once, without a key, for whoever has it: keep this sheet as you keep
-spare keys of your house, and cross out what is used. On a machine with doorward:
+spare keys of your house, and cross out what is used. With doorward:
 
   doorward knock %s%s --rescue
 
-which asks for a code; then connect as ever. On a machine that does not know the
-gateway yet, before that, doorward accept, which asks for an invite. That is this,
-on one line or on several:
+which asks for a code; then connect as ever. On a machine that does not know
+the gateway yet, before that, doorward accept, which asks for an invite. That is
+this, on one line or on several:
 
 %s
 If the sheet is lost: doorward keys withdraw --rescues, on the gateway.

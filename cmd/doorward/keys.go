@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -298,8 +300,14 @@ func addedKeys(e *env, path string) (text []byte, err error) {
 	} else {
 		text, err = files.Given(path, maxAdded)
 	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, withHint(err, "so many keys are better kept in the configuration's file of keys")
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, withHint(fmt.Errorf("%s has no key", path), "doorward keys add FILE.pub")
 	}
 	return text, nil
 }
