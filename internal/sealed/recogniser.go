@@ -101,11 +101,13 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		v.Source, v.Reason = q.Address, v.Reason+", from "+v.source.String()
 	}
 	v.OpenFor, v.AtMost = min(q.OpenFor, r.rule.MaxOpenFor), terms.AtMost
-	v.Close = q.Action == seal.Close
+	if v.Close = q.Action == seal.Close; v.Close {
+		v.Reason = "the visitor gave it back"
+	}
 	v.Extend = q.Action == seal.Extend
 	switch {
 	case k.Single != nil:
-		v.Reason = "single packet"
+		v.Reason = "a single packet"
 		return r.single(v, who.party.ID, k.Single)
 	case who.code != nil:
 		return r.spend(v, who, k)
@@ -115,7 +117,7 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 
 // reasons are what a right knock was made with.
 var reasons = map[seal.CredentialKind]string{
-	0: "single packet", seal.Key: "key", seal.Certificate: "certificate", seal.Secret: "secret", seal.Code: "rescue code", seal.Invite: "invite",
+	seal.Key: "a key", seal.Certificate: "a certificate", seal.Secret: "a machine's secret", seal.Code: "a rescue code", seal.Invite: "an invite",
 }
 
 // fresh is how far a single packet's counter may be from the gateway's clock.
