@@ -29,6 +29,7 @@ type entrance struct {
 	timeout time.Duration
 	// untouched says that nobody is to be asked for the touch of a security key.
 	untouched bool
+	left      bool // the door stays open, since another call needs it
 }
 
 var errTouch = withHint(errors.New("the profile's key takes a touch, which Match exec never asks for"), "doorward ssh-config PROFILE --install, without --match")
@@ -233,6 +234,40 @@ func (n *entrance) answered(ctx context.Context) (k turns.Known, err error) {
 	}
 	r, err := n.visit(ctx)
 	return n.knownFrom(r), err
+}
+
+// note tells other calls what a knock has come to that was not made for them. One for
+// another address says nothing to them.
+func (n *entrance) note(r client.Result) {
+	if !r.Done() || n.request.Address.IsValid() {
+		return
+	}
+	if n.request.Action == seal.Close {
+		n.door.Forget()
+		return
+	}
+	k := n.knownFrom(r)
+	k.Alone = n.door.Known().Alone
+	n.door.Tell(k)
+}
+
+// held tells other calls what a knock of Hold has come to.
+func (n *entrance) held(k client.Held) {
+	own := *n.passage
+	if k.Why == client.HeldReturn {
+		own.request.Action = seal.Close
+	}
+	(&entrance{passage: &own, door: n.door}).note(k.Result)
+}
+
+// stay says to other calls that the door is to stay open, and returns what client.Hold
+// asks at its end: only the last of them closes it.
+func (n *entrance) stay() (leave func() bool) {
+	last := n.door.Stay()
+	return func() bool {
+		n.left = !last()
+		return n.left
+	}
 }
 
 // knownFrom is what is known after a knock was answered.

@@ -143,6 +143,7 @@ func (o *knockOptions) attemptSealed(ctx context.Context, e *env, v *visit.Visit
 		return o.oneWay(ctx, p, v, say)
 	}
 	r, err := p.visit(ctx)
+	newEntrance(e, p).note(r)
 	k := &knocked{}
 	if err == nil && o.waitPort != 0 {
 		k.complete = attempts(r)

@@ -39,14 +39,16 @@ const (
 	holdReturn = 10 * time.Second // for giving back
 )
 
-// Hold keeps a door open until ctx ends, and gives the grant back then. It knocks before
+// Hold keeps a door open until ctx ends, and gives the grant back then, unless Knock.Leave
+// says that somebody else needs it. It knocks before
 // the grant ends, when this machine's own address changes, and again while a knock is in
 // vain. It returns an error, which is that of the last knock, only if the first knock is in
 // vain or the gateway refuses one. tell hears of each knock.
 func (c *Client) Hold(ctx context.Context, k Knock, tell func(Held)) error {
 	h := holder{c: c, k: k, tell: tell}
 	err := h.hold(ctx)
-	if h.open {
+	leave := k.Leave != nil && k.Leave()
+	if h.open && !leave {
 		h.giveBack(context.WithoutCancel(ctx))
 	}
 	return err
