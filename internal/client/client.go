@@ -63,6 +63,7 @@ type Knock struct {
 	Patience time.Duration  // how long to wait for a first answer; 0: 5s
 	Starting time.Duration  // how long to wait for the service behind the door; 0: 60s
 	Tell     func(Progress) // called when something takes time; may be nil
+	Leave    func() bool    // asked by Hold at its end, whether to leave the door open; nil: it is closed
 }
 
 // Progress is what a knock waits for.
