@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -117,10 +116,13 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 		fmt.Fprintf(e.stderr, "doorward: note: by this machine's clock the invite has expired on %s\n", output.Clock(invite.Expires, e.clock()))
 	}
 	p := &passage{e: e, in: in, profile: profileOf(invite, o.name), request: seal.Request{Action: seal.Open, Door: invite.Door}}
-	if p.profile.Key, err = o.choose(ctx, e, invite); err != nil {
-		return err
+	if p.profile.Key, err = o.choose(ctx, e, invite); err == nil {
+		err = p.unlock(ctx)
 	}
-	if err := p.unlock(ctx); err != nil {
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the key was enrolled")
+	}
+	if err != nil {
 		return err
 	}
 	r, err := p.enrol(ctx, invite)
@@ -130,6 +132,7 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 	if err := in.Save(p.profile, true); err != nil {
 		return withHint(fmt.Errorf("the key is enrolled, and the profile is not written: %w", err), "mend that, and accept the same invite again")
 	}
+	p.notEverywhere(r)
 	if err := o.report(p, r); err != nil {
 		return err
 	}
@@ -235,10 +238,15 @@ func (p *passage) visitNew(ctx context.Context) (client.Result, error) {
 
 // choose finds the key to enrol.
 func (o *acceptOptions) choose(ctx context.Context, e *env, v profile.Invite) (profile.Key, error) {
+	all := e.machine().Candidates(ctx, sshDirectory(e))
 	if o.key != "" {
+		for _, c := range all {
+			if c.Fingerprint.String() == o.key {
+				return c.Key, nil
+			}
+		}
 		return keyNamed(o.key)
 	}
-	all := e.machine().Candidates(ctx, sshDirectory(e))
 	ask := !o.yes && !o.json && output.IsTerminal(e.stdin)
 	switch {
 	case len(all) == 0:

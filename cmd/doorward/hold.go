@@ -74,7 +74,9 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 		return withHint(fmt.Errorf("profile %q has one_way: single packets are not answered, so that nobody knows how long the door is open", p.profile.Name),
 			"doorward knock %s --wait PORT", p.profile.Name)
 	}
-	if err := p.unlock(c.Context()); err != nil {
+	if err := p.unlock(c.Context()); err != nil && c.Context().Err() != nil {
+		return interrupted(c.Context(), "before the knock was begun")
+	} else if err != nil {
 		return err
 	}
 	h := &holding{passage: p, json: asJSON, entrance: newEntrance(e, p)}

@@ -136,6 +136,9 @@ func (o *knockOptions) attemptSealed(ctx context.Context, e *env, v *visit.Visit
 	} else {
 		err = p.unlock(ctx)
 	}
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the knock was begun")
+	}
 	if err != nil {
 		return err
 	}

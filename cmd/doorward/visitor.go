@@ -88,9 +88,12 @@ func orProfiles(in profile.Directory) string {
 	return "there are: " + strings.Join(names, ", ")
 }
 
-// unlock finds the key of the profile.
+// unlock finds the key of the profile, and asks for its passphrase if it has one.
 func (p *passage) unlock(ctx context.Context) error {
 	s, err := signer.Open(ctx, p.e.machine(), p.profile.Key)
+	if err == nil {
+		err = s.Unlock(ctx)
+	}
 	if err != nil {
 		return keyError(err)
 	}

@@ -17,12 +17,13 @@ import (
 // not here is a mistake of design, or a change of it that is written here and
 // in docs/ARCHITECTURE.md. Tests may import more.
 var arrows = map[string]map[string]string{
-	"internal/port":    {},
-	"internal/audit":   {},
-	"internal/files":   {},
-	"internal/legible": {},
-	"internal/version": {},
-	"internal/tables":  {"internal/port": "ports in their checked form"},
+	"internal/port":     {},
+	"internal/audit":    {},
+	"internal/files":    {},
+	"internal/legible":  {},
+	"internal/priority": {},
+	"internal/version":  {},
+	"internal/tables":   {"internal/port": "ports in their checked form"},
 	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write",
 		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
 
@@ -51,7 +52,8 @@ var arrows = map[string]map[string]string{
 	"internal/conntrack": {"internal/nfnetlink": "asks netfilter"},
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
 	"internal/listen": {"internal/descriptors": "its share of files", "internal/port": "what is listened on",
-		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard"},
+		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard",
+		"internal/priority": "its thread comes before others"},
 	"internal/datagrams": {"internal/descriptors": "its share of files", "internal/knock": "what is heard, and by whom opened", "internal/port": "who has a port already",
 		"internal/sockdiag": "who has a port already"},
 	"internal/nftables": {"internal/nfnetlink": "asks netfilter"},
@@ -92,6 +94,7 @@ var arrows = map[string]map[string]string{
 		"internal/fence":     "makes grants take effect",
 		"internal/service":   "starts and stops",
 		"internal/presence":  "says who is in",
+		"internal/priority":  "its loop comes before other threads",
 		"internal/sockdiag":  "says whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
@@ -99,7 +102,7 @@ var arrows = map[string]map[string]string{
 	"internal/export": {"internal/audit": "what is sent", "internal/legible": "records have strangers' text",
 		"internal/journal": "entries with fields"},
 	"internal/launcher":         {"internal/service": "carries start and stop of commands out"},
-	"internal/sandbox":          {},
+	"internal/sandbox":          {"internal/priority": "the one that a thread may take"},
 	"internal/sandbox/intruder": {"internal/sandbox": "what it tries to get out of"},
 	"internal/removal": {
 		"internal/config":   "which doors there are",

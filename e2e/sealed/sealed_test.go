@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/seal"
-	kind "github.com/doorward/doorward/internal/sealed"
 )
 
 // A key opens its door, over both families and with both suites, and nothing else.
@@ -31,16 +30,5 @@ func TestAKeyOpens(t *testing.T) {
 	if a := s.begin(s.visitor, gate4, seal.X25519).ask(seal.Request{Action: seal.Close, Door: "web"}, s.alice); a.Status != seal.Closed {
 		t.Errorf("closing: %+v", a)
 	}
-	s.refuses(s.visitor, gate4, "8080")
-}
-
-// Whoever is locked has nothing any more.
-func TestLock(t *testing.T) {
-	s := newSite(t, "")
-	s.start()
-	s.begin(s.visitor, gate4, seal.Hybrid).ask(seal.Request{Action: seal.Open, Door: "web"}, s.alice)
-	s.admits(s.visitor, gate4, "8080")
-	done, err := order[kind.Done](s, kind.OrderLock, kind.KeyArgs{Key: "alice", Now: true})
-	t.Log(done, err)
 	s.refuses(s.visitor, gate4, "8080")
 }

@@ -15,15 +15,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/daemon"
@@ -42,7 +44,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if programs != "" {
+		os.RemoveAll(programs)
+	}
+	os.Exit(code)
 }
 
 // serve is what cmd/doorwardd does.
@@ -74,6 +80,7 @@ type site struct {
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
 	config                    string
+	more                      string // keys of the knocks' tables
 	gate                      *lab.Doorward
 	peer                      seal.Peer
 	alice                     *key
@@ -87,7 +94,7 @@ func newSite(t testing.TB, more string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, lab: l}
+	s := &site{t: t, lab: l, more: more}
 	t.Cleanup(func() {
 		if t.Failed() && s.gate != nil {
 			t.Logf("the daemon said:\n%s", s.gate.Output())
@@ -116,15 +123,25 @@ func newSite(t testing.TB, more string) *site {
 	s.identity(7)
 	s.alice = newKey(t, "alice")
 	s.keys(s.alice.line(""))
-	text := fmt.Sprintf("[gateway]\nstate = %q\ncontrol = %q\n", l.Path("state"), l.Path("control.sock"))
-	for name, number := range map[string]int{"web": 8080, "panel": 8443} {
+	s.configure()
+	return s
+}
+
+// configure writes the configuration.
+func (s *site) configure() {
+	s.t.Helper()
+	text := fmt.Sprintf("[gateway]\nstate = %q\ncontrol = %q\n", s.lab.Path("state"), s.lab.Path("control.sock"))
+	for _, d := range []struct {
+		name   string
+		number int
+	}{{"web", 8080}, {"panel", 8443}} {
 		text += fmt.Sprintf("[door.%s]\nports = [\"%d/tcp\"]\nopen_for = \"1m\"\n[door.%s.presence]\nlogins = \"off\"\n"+
 			"[[door.%s.knock]]\nkind = \"sealed\"\nport = %d\nidentity = %q\nkeys = %q\n%s\n",
-			name, number, name, name, port, l.Path("sealed.key"), l.Path("authorized_keys"), more)
+			d.name, d.number, d.name, d.name, port, s.lab.Path("sealed.key"), s.lab.Path("authorized_keys"), s.more)
 	}
-	s.config, err = l.Write("doorward.toml", text)
+	var err error
+	s.config, err = s.lab.Write("doorward.toml", text)
 	s.must(err)
-	return s
 }
 
 func (s *site) must(err error) {
@@ -204,6 +221,123 @@ func (s *site) admits(from *lab.Host, address, port string) {
 	}
 }
 
+// restart is kill -9, and a start.
+func (s *site) restart() {
+	s.t.Helper()
+	s.must(s.gate.Kill())
+	s.start()
+}
+
+// trail counts the records of an event about a source, "" for any.
+func (s *site) trail(event, source string) (n int) {
+	s.t.Helper()
+	s.must(s.client().Log(s.t.Context(), control.LogQuery{Events: []string{event}, Limit: 10_000}, func(r audit.Record) error {
+		if source == "" || r.Source == source {
+			n++
+		}
+		return nil
+	}))
+	return n
+}
+
+// recorded waits until the trail has so many records of an event about a source.
+func (s *site) recorded(event, source string, want int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("%d records of %s", want, event), func() error {
+		if n := s.trail(event, source); n != want {
+			return fmt.Errorf("there are %d", n)
+		}
+		return nil
+	})
+}
+
+// status is the latest.
+func (s *site) status() control.Status {
+	s.t.Helper()
+	st, err := s.client().Status(s.t.Context())
+	s.must(err)
+	return st
+}
+
+// grants are who has one at a door: "192.0.2.2 sealed alice".
+func (s *site) grants(door string) (all []string) {
+	s.t.Helper()
+	for _, d := range s.status().Doors {
+		for _, g := range d.Grants {
+			for _, by := range g.For {
+				if d.Name == door {
+					kindOf, name, _ := strings.Cut(by, " ")
+					name, _, _ = strings.Cut(name, " ")
+					all = append(all, g.Source+" "+kindOf+" "+name)
+				}
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// has waits until a door's grants are these.
+func (s *site) has(door string, want ...string) {
+	s.t.Helper()
+	slices.Sort(want)
+	s.until(fmt.Sprintf("grants %q at %s", want, door), func() error {
+		if got := s.grants(door); !slices.Equal(got, want) {
+			return fmt.Errorf("there are %q", got)
+		}
+		return nil
+	})
+}
+
+func (s *site) until(what string, f func() error) {
+	s.t.Helper()
+	s.must(lab.Until(s.t.Context(), 3*soon, what, f))
+}
+
+// warns waits until the status has a warning with a text.
+func (s *site) warns(text string) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("a warning %q", text), func() error {
+		all := strings.Join(s.status().Warnings, "\n")
+		if !strings.Contains(all, text) {
+			return fmt.Errorf("there are %q", all)
+		}
+		return nil
+	})
+}
+
+// reload has the daemon look at its files now.
+func (s *site) reload() {
+	s.t.Helper()
+	s.must(s.gate.Signal(syscall.SIGHUP))
+}
+
+// comesIn connects to a service, and stays.
+func (s *site) comesIn(from *lab.Host, address, port string) (c net.Conn) {
+	s.t.Helper()
+	s.must(from.Do(func() (err error) { c, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), soon); return }))
+	s.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// isOut waits until a connection has been ended by the gateway.
+func (s *site) isOut(c net.Conn, whose string) {
+	s.t.Helper()
+	s.must(c.SetReadDeadline(time.Now().Add(3 * soon)))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.t.Errorf("%s is still in: %v", whose, err)
+	}
+}
+
+// isIn says that a connection goes on.
+func (s *site) isIn(c net.Conn, whose string) {
+	s.t.Helper()
+	s.must(c.SetReadDeadline(time.Now().Add(dark)))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.t.Errorf("%s, whose connection nothing ends: %v", whose, err)
+	}
+}
+
 // key is somebody's Ed25519 key.
 type key struct {
 	name   string
@@ -239,60 +373,4 @@ func (k *key) credential() seal.Credential {
 // proof is the key's signature of a message.
 func (k *key) proof(message []byte) []byte {
 	return ssh.Marshal(ssh.Signature{Format: ssh.KeyAlgoED25519, Blob: ed25519.Sign(k.sign, credential.Signed(message))})
-}
-
-// talk is one handshake of a visitor's.
-type talk struct {
-	s    *site
-	conn *net.UDPConn
-	v    *seal.Visitor
-	sent [][]byte // datagrams to the gateway
-}
-
-// begin says hello, and waits for the challenge.
-func (s *site) begin(from *lab.Host, address string, suite seal.Suite) *talk {
-	s.t.Helper()
-	at := netip.AddrPortFrom(netip.MustParseAddr(address), port)
-	talk := &talk{s: s}
-	s.must(from.Do(func() (err error) { talk.conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at)); return }))
-	s.t.Cleanup(func() { talk.conn.Close() })
-	var err error
-	talk.v, err = seal.NewVisitor(s.peer, suite)
-	s.must(err)
-	talk.send(talk.v.Hello())
-	talk.wait(seal.Challenged)
-	return talk
-}
-
-func (k *talk) send(d []byte) {
-	k.s.t.Helper()
-	k.sent = append(k.sent, d)
-	_, err := k.conn.Write(d)
-	k.s.must(err)
-}
-
-// wait reads until an event.
-func (k *talk) wait(want seal.Event) seal.Answer {
-	k.s.t.Helper()
-	b := make([]byte, 2048)
-	for {
-		k.s.must(k.conn.SetReadDeadline(time.Now().Add(soon)))
-		n, err := k.conn.Read(b)
-		k.s.must(err)
-		if e, a := k.v.Read(b[:n]); e == want {
-			return a
-		}
-	}
-}
-
-// ask asks for something with a key, and waits for the answer.
-func (k *talk) ask(q seal.Request, who *key) seal.Answer {
-	k.s.t.Helper()
-	c := who.credential()
-	own := k.v.Transcript(q, c)
-	c.Proof = who.proof(seal.Message(own))
-	d, err := k.v.Request(q, c, own, own, false)
-	k.s.must(err)
-	k.send(d)
-	return k.wait(seal.Answered)
 }

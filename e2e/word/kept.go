@@ -30,6 +30,9 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 	return k
 }
 
+// Digest is the text itself.
+func (Kind) Digest(_ knock.File, text []byte) (any, error) { return string(text), nil }
+
 type kept struct {
 	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order
@@ -95,12 +98,13 @@ func (k *kept) Files() (all []knock.File) {
 }
 
 // Feed takes in the words of a file. Who had one that is gone has its grants no more.
-func (k *kept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
 	if err != nil {
 		return c
 	}
 	before := k.now.Load().book
-	k.texts[path] = string(text)
+	text, _ := digest.(string)
+	k.texts[path] = text
 	k.publish()
 	for name, word := range before {
 		if k.now.Load().book[name] != word {
@@ -117,7 +121,7 @@ func (k *kept) Feed(_ time.Time, path string, text []byte, err error) (c knock.C
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
 // Stands says whether a name has a word.
-func (k *kept) Stands(by string) bool {
+func (k *kept) Stands(_, by string) bool {
 	if strings.HasPrefix(by, "number ") {
 		return true
 	}
@@ -137,8 +141,11 @@ func (k *kept) Order(_ time.Time, who, order string, args json.RawMessage) (c kn
 		return c, nil, &knock.OrderError{Message: fmt.Sprintf("nobody by the name of %q has a word", of.Name), Hint: "look into the file"}
 	}
 	k.gone[of.Name] = true
-	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Recheck: true, Cut: of.Cut,
+	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Recheck: true,
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: who + " has withdrawn the word of " + of.Name}}}
+	if of.Cut {
+		c.Cut = func(by string) bool { return by == of.Name }
+	}
 	return c, json.RawMessage(fmt.Sprintf(`{"withdrawn":%d}`, len(k.gone))), nil
 }
 

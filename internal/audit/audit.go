@@ -56,6 +56,8 @@ type Grant struct {
 	Source string    `json:"source"` // whom it was given to: an address, a prefix, "any"
 	By     string    `json:"by"`     // by whose order or knock: "touch", "operator alice (uid 1000)", "always", ...
 	Since  time.Time `json:"since"`  // when it was given, zero when that is not known
+
+	Whose []string `json:"-"` // each of those that By names; nil with "always"
 }
 
 // Config is a change of the configuration in use.

@@ -152,11 +152,16 @@ func (c *Client) Knock(ctx context.Context, k Knock) (Result, error) {
 	}
 	var result Result
 	var err error
+	repeated := false
 	for range handshakes {
 		if _, lost := errors.AsType[*LostError](err); lost {
+			repeated = true
 			k.Tell(Repeated)
 		}
 		err = c.once(ctx, &k, &result)
+		if refused, ok := errors.AsType[*RefusedError](err); ok {
+			refused.Repeated = repeated
+		}
 		long, ok := errors.AsType[*TooLongError](err)
 		if ok && !long.TCP && slices.Contains(k.Profile.Carriers, "tcp") {
 			k.Profile.Carriers = []string{"tcp"}

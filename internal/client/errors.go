@@ -155,7 +155,7 @@ func (e *TooLongError) Hint() string {
 	return `use an Ed25519 key, or add "tcp" to the carriers of the gateway and of the profile`
 }
 
-var errProveLate = errors.New("the key has not signed within 55s: the gateway waits no longer than a minute")
+var errProveLate = errors.New("the key has not signed within 55s, and the gateway waits for a minute only: knock again")
 
 // RefusedError says that the gateway has refused, and why.
 type RefusedError struct {
@@ -163,6 +163,8 @@ type RefusedError struct {
 	Kind   seal.CredentialKind // that was shown
 	Source netip.Addr          // where the gateway saw the visitor
 	Until  time.Time           // when what the reason says changes; zero: that is not known
+	// Repeated says that the answer to the same knock was lost before.
+	Repeated bool
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
@@ -180,6 +182,7 @@ var refusals = map[seal.Reason]struct{ word, text string }{
 	seal.Spent:       {"spent", "%s was used before, and counts once: ask the gateway's operator for another"},
 	seal.NotOpen:     {"not-open", "there is nothing to extend: the door is not open to you; knock without --extend"},
 	seal.Unavailable: {"unavailable", "the gateway cannot open the door now; its operator sees why in doorward status"},
+	seal.TooLong:     {"too-long", "the key is too long to be enrolled: accept the invite with another one, such as one of ssh-keygen -t ed25519"},
 	seal.NotStarted:  {"not-started", "the service behind the door did not start; the gateway's operator sees why in doorward log"},
 }
 
@@ -198,6 +201,9 @@ func (e *RefusedError) Word() string {
 
 // Error says why, and what would help.
 func (e *RefusedError) Error() string {
+	if e.Reason == seal.Spent && e.Repeated {
+		return credentials[e.Kind] + " was used before, perhaps by this very knock, whose answer was lost: see whether the door is open"
+	}
 	if r, ok := refusals[e.Reason]; ok {
 		return strings.ReplaceAll(r.text, "%s", credentials[e.Kind])
 	}

@@ -97,10 +97,11 @@ func (h *holder) due(now time.Time) HeldFor {
 	return HeldEnds
 }
 
-// refused says whether it is in vain to knock again.
+// refused says whether it is in vain to knock again: what is wrong with the gateway or its
+// service may be mended.
 func refused(err error) bool {
-	_, is := errors.AsType[*RefusedError](err)
-	return is
+	e, is := errors.AsType[*RefusedError](err)
+	return is && e.Reason != seal.Unavailable && e.Reason != seal.NotStarted
 }
 
 // knock knocks once.

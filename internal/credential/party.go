@@ -83,7 +83,7 @@ func (p *Party) permits(o *Options, a Ask, most *limit) *Refusal {
 	}
 	present, verified := p.flags&flagPresent != 0, p.flags&flagVerified != 0
 	switch {
-	case o.Doors != nil && !slices.Contains(o.Doors, a.Door):
+	case !o.opens(a.Door):
 		return &Refusal{Reason: Door, step: 1}
 	case !o.From.admits(a):
 		return &Refusal{Reason: From, step: 2}
@@ -111,6 +111,9 @@ func (p *Party) permits(o *Options, a Ask, most *limit) *Refusal {
 	}
 	return nil
 }
+
+// opens says whether a door is among those of the options.
+func (o *Options) opens(door string) bool { return o.Doors == nil || slices.Contains(o.Doors, door) }
 
 // permits judges by what the certificate itself says.
 func (c *certificate) permits(a Ask, most *limit) *Refusal {

@@ -4,6 +4,7 @@ import (
 	"crypto/elliptic"
 	"encoding/hex"
 	"math/big"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -71,24 +72,29 @@ func SingleProof(sig []byte) (proof [64]byte, ok bool) {
 	return proof, false
 }
 
-// Stands says whether whoever has an identity (Party.ID) may still have what that led to:
-// it is neither locked nor revoked, and where it is a key's or a secret's, that is still
-// known. Where there are authorities, a key that is not known may have a certificate, and
+// Stands says whether whoever has an identity (Party.ID) may still have what that led to at
+// a door: it is neither locked nor revoked, and where it is a key's or a secret's, that is
+// still known, and still for the door. Where there are authorities, a key that is not known may have a certificate, and
 // stands; a rescue code's stands although the code is used up.
-func (r *Ring) Stands(id string) bool {
+func (r *Ring) Stands(door, id string) bool {
 	if r.o.Locked[id] {
 		return false
 	}
 	if text, ok := strings.CutPrefix(id, secretPrefix); ok {
 		raw, err := hex.DecodeString(text)
-		return err == nil && len(raw) == 16 && r.secrets[[16]byte(raw)] != nil
+		if err != nil || len(raw) != 16 {
+			return false
+		}
+		s := r.secrets[[16]byte(raw)]
+		return s != nil && s.Options.opens(door)
 	}
 	f, err := ParseFingerprint(id)
 	if err != nil {
 		return strings.HasPrefix(id, rescuePrefix)
 	}
 	lines := r.lines(f)
-	if len(lines) == 0 && !r.o.File.signs() {
+	opens := slices.ContainsFunc(lines, func(k *Key) bool { return k.Options.opens(door) })
+	if !opens && !r.o.File.signs() {
 		return false
 	}
 	var blob []byte

@@ -114,6 +114,9 @@ func TestStands(t *testing.T) {
 		{"in the file", keys, id(alice), true},
 		{"enrolled", keys, id(bob), true},
 		{"unknown", keys, id(carol), false},
+		{"for the door", with(func(o *Origins) { o.File = NewKeys([]Key{alice.key(t, `doors="web,api"`)}) }), id(alice), true},
+		{"for another door", with(func(o *Origins) { o.File = NewKeys([]Key{alice.key(t, `doors="api"`)}) }), id(alice), false},
+		{"for it by another line", with(func(o *Origins) { o.File = NewKeys([]Key{alice.key(t, `doors="api"`), alice.key(t, "")}) }), id(alice), true},
 		{"locked", locked(id(alice)), id(alice), false},
 		{"another is locked", locked(id(bob)), id(alice), true},
 		{"revoked", authority, id(bob), false},
@@ -128,7 +131,7 @@ func TestStands(t *testing.T) {
 		{"nothing known", keys, "somebody", false},
 		{"nothing", keys, "", false},
 	} {
-		if got := NewRing(c.o).Stands(c.id); got != c.want {
+		if got := NewRing(c.o).Stands("web", c.id); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

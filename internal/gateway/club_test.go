@@ -58,6 +58,8 @@ func (r clubRule) Shares(other knock.Rule) error {
 	return nil
 }
 
+func (club) Digest(_ knock.File, text []byte) (any, error) { return text, nil }
+
 type clubKept struct {
 	knock.Kept
 	rules   []knock.Use
@@ -80,20 +82,22 @@ func (k *clubKept) Files() (all []knock.File) {
 	}
 	return all
 }
-func (k *clubKept) Feed(_ time.Time, path string, text []byte, err error) (c knock.Change) {
+func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
+	text, _ := digest.([]byte)
 	if err != nil {
 		k.fed = append(k.fed, err.Error())
 		return c
 	}
 	k.fed = append(k.fed, string(text))
-	k.members[path], c.Recheck = strings.Fields(string(text)), true
+	c.Recheck = k.members[path] != nil // a first reading takes nothing from anybody
+	k.members[path] = strings.Fields(string(text))
 	c.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: fmt.Sprintf("%d members", len(k.members[path]))}}
 	if len(text) == 0 {
 		c.Warnings = []string{"the club has no members"}
 	}
 	return c
 }
-func (k *clubKept) Stands(by string) bool {
+func (k *clubKept) Stands(_, by string) bool {
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true
@@ -110,7 +114,7 @@ func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (
 		return c, nil, errors.New("nobody is locked out")
 	}
 	k.locked[of.Name] = true
-	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Recheck: true, Cut: true,
+	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Recheck: true, Cut: func(by string) bool { return by == of.Name },
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: of.Name + " is locked out"}}}, json.RawMessage(`{"locked":true}`), nil
 }
 func (k *clubKept) Recogniser(door string, r knock.Rule, _ time.Time, _ []knock.Mark) knock.Recogniser {

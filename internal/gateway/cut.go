@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -18,11 +19,10 @@ func (g *Gateway) cutSessions(whose func(party string) bool) {
 	doors := g.config.Doors
 	g.beside(func() {
 		_, news, err := g.readSessions(doors)
-		if err != nil {
-			g.post(func(now time.Time) { g.cutFailed(now, err) })
-			return
-		}
 		g.post(func(now time.Time) {
+			if err != nil { // of presence.ErrFlows, what sockets show is there all the same
+				g.cutFailed(now, err)
+			}
 			g.takeNewSessions(now, news)
 			g.cutAttributed(doors, whose)
 		})
@@ -73,7 +73,7 @@ func (t *sessionTable) admittedBy(d config.Door, whose func(party string) bool) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range of.in {
-		if s.grant != nil && whose(partyOf(d, s.grant.By)) {
+		if s.grant != nil && len(s.grant.Whose) > 0 && !slices.ContainsFunc(s.grant.Whose, func(by string) bool { return !whose(partyOf(d, by)) }) {
 			all = append(all, s.Connection)
 		}
 	}

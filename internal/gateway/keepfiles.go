@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -47,8 +48,21 @@ type fileRead struct {
 	keep *keep
 	of   *keepFile
 	is   string
-	text []byte
+	hash [32]byte // of the text
+	what any      // its digest
 	err  error
+}
+
+// read reads the file, and has the kind digest it.
+func (r *fileRead) read(world *World) {
+	text, err := world.KnockFile(r.of.File)
+	if r.of.Absent && errors.Is(err, fs.ErrNotExist) {
+		text, err = nil, nil
+	}
+	if r.err = err; err == nil {
+		r.hash = sha256.Sum256(text)
+		r.what, r.err = r.keep.digest(r.of.File, text)
+	}
 }
 
 // nameFiles notes which files the rules in use go by, and forgets others.
@@ -56,7 +70,7 @@ func (k *keep) nameFiles() {
 	old := k.files
 	k.files = make(map[string]*keepFile)
 	for _, f := range k.of.Files() {
-		if k.files[f.Path] = old[f.Path]; old[f.Path] == nil || old[f.Path].Secret != f.Secret {
+		if k.files[f.Path] = old[f.Path]; old[f.Path] == nil || old[f.Path].File != f {
 			k.files[f.Path] = &keepFile{File: f}
 		}
 	}
@@ -101,7 +115,7 @@ func (g *Gateway) readFiles(now time.Time, all bool) {
 		for _, look := range looks {
 			if is := g.world.Stamp(look.of.Path); is != look.is || is == "" {
 				look.is = is
-				look.text, look.err = g.world.KnockFile(look.of.File)
+				look.read(&g.world)
 				read = append(read, look)
 			}
 		}
@@ -128,7 +142,6 @@ func (g *Gateway) filesWereRead(now time.Time, read []fileRead) {
 func (g *Gateway) feed(now time.Time, look fileRead) {
 	f, before := look.of, look.of.problem
 	f.read, f.is, f.problem = true, look.is, ""
-	hash := sha256.Sum256(look.text)
 	switch {
 	case look.err != nil:
 		if f.problem = look.err.Error(); f.problem == before {
@@ -137,15 +150,15 @@ func (g *Gateway) feed(now time.Time, look fileRead) {
 		const stays = "a file of a knock cannot be used; what it had when it was read last stays in force"
 		g.log.Error(stays, "kind", look.keep.kind, "file", f.Path, "err", look.err)
 		g.record(now, audit.EventError, "", stays+": "+f.problem)
-	case before == "" && hash == f.hash:
+	case before == "" && look.hash == f.hash:
 		return
 	default:
-		f.hash = hash
+		f.hash = look.hash
 		if before != "" {
 			g.log.Info("a file of a knock can be used again", "kind", look.keep.kind, "file", f.Path)
 		}
 	}
-	c := look.keep.of.Feed(now, f.Path, look.text, look.err)
+	c := look.keep.of.Feed(now, f.Path, look.what, look.err)
 	f.warnings = c.Warnings
 	g.carryOut(now, look.keep, control.Caller{}, c, nil)
 }

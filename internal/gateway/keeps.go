@@ -21,6 +21,7 @@ import (
 type keep struct {
 	kind     string
 	of       knock.Kept
+	digest   func(knock.File, []byte) (any, error)
 	warnings []string             // about the rules in use
 	files    map[string]*keepFile // that it goes by, by path
 }
@@ -38,7 +39,7 @@ func (g *Gateway) makeKeeps(all []store.Mark) (ofDoors []store.Mark) {
 	}
 	for _, kind := range kinds.All {
 		if k, ok := kind.(knock.Keeper); ok {
-			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), files: make(map[string]*keepFile)})
+			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest, files: make(map[string]*keepFile)})
 		}
 	}
 	return ofDoors
@@ -98,10 +99,11 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 	return append(all, g.keepReading.warning(now)...)
 }
 
-// banned says whether somebody, as grants and records have them, may not knock any more.
-func (k *keep) banned(party string) bool {
+// banned says whether somebody, as grants and records have them, may not knock at a door
+// any more.
+func (k *keep) banned(door, party string) bool {
 	by, ours := whoOf(k.kind, party)
-	return ours && !k.of.Stands(by)
+	return ours && !k.of.Stands(door, by)
 }
 
 // party is who knocked, as grants and records have it.
@@ -129,16 +131,18 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 			then(now, ended, unsaved)
 		}
 	}
-	var whose map[string]bool
+	end := &partyEnd{of: door.Withdrawal{Reason: endReason(by)}, by: by, then: done}
 	if c.Recheck {
-		whose = g.strangers(k)
+		end.whose = g.strangers(k)
 	}
-	if len(whose) == 0 {
+	if c.Cut != nil {
+		end.cut = func(party string) bool { by, ours := whoOf(k.kind, party); return ours && c.Cut(by) }
+	}
+	if len(end.whose) == 0 && end.cut == nil {
 		done(now, 0)
 		return
 	}
-	g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: func(by string) bool { return whose[by] }, Reason: endReason(by)},
-		by: by, cut: c.Cut, then: done})
+	g.endParties(now, end)
 }
 
 // noteEvent is the event of the audit trail that a note is of.
@@ -154,8 +158,9 @@ func noteEvent(event string) string {
 
 // endReason is why somebody's grants end: an order, or that a file has changed.
 func endReason(by control.Caller) string {
+	const why = "they may not knock any more"
 	if by.Name != "" {
-		return "by " + by.Name
+		return why + ", by order of " + by.Name
 	}
-	return "they may not knock any more"
+	return why
 }

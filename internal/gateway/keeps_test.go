@@ -16,6 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 )
 
@@ -331,7 +332,40 @@ func TestSessionsAreCut(t *testing.T) {
 			all = append(all, presence.Connection{Proto: 6, Local: netip.MustParseAddrPort("198.51.100.1:443"), Remote: netip.AddrPortFrom(from, 40000)})
 		}
 		m.do(func() { m.sessions = all })
+		seen := c.world.Connections // flows cannot be seen, and sockets can
+		c.world.Connections = func(ports [][]port.Range) ([][]presence.Connection, error) {
+			all, _ := seen(ports)
+			return all, presence.ErrFlows
+		}
 		c.order(lock("alice"))
+		synctest.Wait()
+		want(t, "cut", m.cut, []string{"192.0.2.2:40000"})
+	})
+}
+
+// Whoever is cut off loses what they are in by, be the grant that let them in over or not.
+// Who lost their grants before, and was not to be cut off then, stays in, as does who may
+// have come in by a neighbour's grant.
+func TestSessionsWhoseGrantsAreOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		c := openClub(t, m, clubDoors)
+		c.says(visitor, "web open alice")
+		c.says(neighbour, "web open bob")
+		c.says(visitor6, "web open alice")
+		c.says(visitor6, "web open bob")
+		var all []presence.Connection
+		for _, from := range []netip.Addr{visitor, neighbour, visitor6} {
+			all = append(all, presence.Connection{Proto: 6, Local: netip.MustParseAddrPort("198.51.100.1:443"), Remote: netip.AddrPortFrom(from, 40000)})
+		}
+		m.do(func() { m.sessions = all })
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		want(t, "grants after two minutes", c.in("web"), "")
+		c.m.do(func() { c.files.text["/members"] = "alice" })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want(t, "answer", c.order(lock("alice")), "club lock: done; grants ended: 0")
 		synctest.Wait()
 		want(t, "cut", m.cut, []string{"192.0.2.2:40000"})
 	})

@@ -13,10 +13,11 @@ import (
 // partyEnd is that some may not knock any more: their grants end at all doors, which takes
 // more than one turn where there are very many.
 type partyEnd struct {
-	of   door.Withdrawal
-	by   control.Caller // who ordered it, nobody if nobody did
-	cut  bool           // the connections that they were let in by end, too
-	then func(now time.Time, ended int)
+	of    door.Withdrawal
+	whose map[string]map[string]bool // at each door, unless of says it
+	by    control.Caller             // who ordered it, nobody if nobody did
+	cut   func(party string) bool    // whose connections end, too; nil for nobody's
+	then  func(now time.Time, ended int)
 
 	doors []string // still to come
 	from  int      // where in the first of them
@@ -47,7 +48,7 @@ func (g *Gateway) endPartiesOn(now time.Time, e *partyEnd) {
 		if d != nil { // else it is no longer guarded
 			var ended int
 			var effects []door.Effect
-			effects, ended, next = d.door.Withdraw(now, e.of, e.from)
+			effects, ended, next = d.door.Withdraw(now, e.at(d.name()), e.from)
 			d.apply(effects)
 			e.ended += ended
 		}
@@ -60,8 +61,8 @@ func (g *Gateway) endPartiesOn(now time.Time, e *partyEnd) {
 	}
 	switch {
 	case len(e.doors) == 0:
-		if e.cut {
-			g.cutSessions(e.of.Whose)
+		if e.cut != nil {
+			g.cutSessions(e.cut)
 		}
 		e.then(now, e.ended)
 	case e.ended-e.saved >= maxBatch: // so that what waits for the disk is bounded
@@ -70,6 +71,15 @@ func (g *Gateway) endPartiesOn(now time.Time, e *partyEnd) {
 	default:
 		again(now, nil)
 	}
+}
+
+// at is whose grants end at a door.
+func (e *partyEnd) at(name string) door.Withdrawal {
+	of := e.of
+	if of.Party == "" {
+		of.Whose = func(party string) bool { return e.whose[name][party] }
+	}
+	return of
 }
 
 // endStrangers ends the grants of those who may not knock any more although no change has
@@ -85,14 +95,19 @@ func (g *Gateway) endStrangers(now time.Time) {
 	}
 }
 
-// strangers are those who have grants by a kind's knocks, and may not knock any more.
-func (g *Gateway) strangers(k *keep) map[string]bool {
-	found := make(map[string]bool)
+// strangers are those who have grants by a kind's knocks, and may not knock there any more,
+// by the door.
+func (g *Gateway) strangers(k *keep) map[string]map[string]bool {
+	found := make(map[string]map[string]bool)
 	for _, d := range g.doors {
 		for party := range d.door.Parties() {
-			if k.banned(party) {
-				found[party] = true
+			if !k.banned(d.name(), party) {
+				continue
 			}
+			if found[d.name()] == nil {
+				found[d.name()] = make(map[string]bool)
+			}
+			found[d.name()][party] = true
 		}
 	}
 	return found

@@ -297,5 +297,5 @@ func (d *guarded) letIn(now, since time.Time, a netip.Addr) *audit.Grant {
 	if l.Since.After(now) {
 		l.Since = time.Time{} // as in status
 	}
-	return &audit.Grant{Source: door.SourceString(l.Source), By: strings.Join(l.Whose, "; "), Since: l.Since}
+	return &audit.Grant{Source: door.SourceString(l.Source), By: strings.Join(l.Whose, "; "), Since: l.Since, Whose: l.Whose}
 }

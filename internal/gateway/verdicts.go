@@ -115,7 +115,7 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
-	if d.gw.banned(k.By) {
+	if d.gw.banned(d.name(), k.By) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
@@ -180,11 +180,11 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 	})
 }
 
-// banned says whether somebody may not knock any more: that may have become so while their
-// knock was on its way.
-func (g *Gateway) banned(party string) bool {
+// banned says whether somebody may not knock at a door any more: that may have become so
+// while their knock was on its way.
+func (g *Gateway) banned(door, party string) bool {
 	for _, k := range g.keeps {
-		if k.banned(party) {
+		if k.banned(door, party) {
 			return true
 		}
 	}

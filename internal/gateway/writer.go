@@ -216,6 +216,9 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 // it.
 func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) {
 	d.gw.first(marks, func(now time.Time, err error) {
+		if err != nil && v.Unsaved != nil {
+			v.Unsaved()
+		}
 		switch {
 		case d.ctx.Err() != nil: // the door went meanwhile
 			d.tellLater(v, k, knock.Outcome{Refused: knock.RefusedEnded})

@@ -14,6 +14,9 @@ type Keeper interface {
 	// Keep returns what the knocks of a gateway are to have in common, of which nothing is
 	// in use yet. Marks are those that it left before, in no order.
 	Keep(random io.Reader, marks []Mark) Kept
+	// Digest makes of a file's text what Feed is given, or says why it cannot be used. It
+	// may take long, and any goroutine may call it.
+	Digest(f File, text []byte) (any, error)
 }
 
 // Kept is what all knocks of a Keeper have in common. It lives as long as the daemon, and
@@ -34,18 +37,25 @@ type Kept interface {
 	// Files are those that the rules in use go by, each once. They are also among the
 	// rules' Needs. Until one is fed the knocks that depend on it open nothing.
 	Files() []File
-	// Feed takes in what a file has, when that is read first, and when it has changed. With
-	// an error it cannot be read, or not relied on, and what it had before stays in force;
-	// after Use, the text is of a file that is gone by, or was a moment ago.
-	Feed(now time.Time, path string, text []byte, err error) Change
+	// Feed takes in what a file has (Keeper.Digest), when that is read first, and when it has
+	// changed. With an error it cannot be read, relied on or understood, and what it had
+	// before stays in force. It may be of a file that is no longer gone by.
+	Feed(now time.Time, path string, digest any, err error) Change
 	// Stands says whether who knocked under that name (Verdict.By) may still have what that
-	// led to. It is asked of all who have a grant from before a restart, when every file
+	// led to at a door. It is asked of all who have a grant from before a restart, when every file
 	// was fed once. Where that is not known, they may.
-	Stands(by string) bool
+	Stands(door, by string) bool
 	// Order carries out an order of an operator's, whose name is for the trail. The reply
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.
 	Order(now time.Time, who, order string, args json.RawMessage) (Change, json.RawMessage, error)
+}
+
+// Forgetter is a Kept with keys whose time ends also while nothing is heard. It is called
+// every few seconds.
+type Forgetter interface {
+	Kept
+	Forget(now time.Time)
 }
 
 // Use is a rule in use, at a door.
@@ -75,6 +85,8 @@ type ToDoor interface {
 // and nobody else can change it, and if it has at most MaxFile bytes.
 type File struct {
 	Path   string // absolute
+	As     string // what it is to the kind, in a word of the kind's own
+	Absent bool   // it need not be there, and is empty then
 	Secret bool   // others than its owner and group may not read it either
 }
 
@@ -85,10 +97,12 @@ const MaxFile = 4 << 20
 type Change struct {
 	Marks []Mark // kept under no door
 	// Recheck says that some may not have any more what they have: Stands is asked of all
-	// who have a grant. With Cut the connections of those whose grants end by it end, too.
+	// who have a grant.
 	Recheck bool
-	Cut     bool
-	Notes   []Note // for the audit trail
+	// Cut says of a name (Verdict.By) whether the connections that its grants let in end,
+	// too, be these grants over or not; nil for nobody's. It may be called from anywhere.
+	Cut   func(by string) bool
+	Notes []Note // for the audit trail
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

@@ -30,6 +30,7 @@ const (
 	NotOpen     Reason = 131 // there is nothing to extend
 	Unavailable Reason = 132 // the gateway cannot open the door now
 	NotStarted  Reason = 133 // the service behind the door did not start
+	TooLong     Reason = 134 // the key is too long to be enrolled
 )
 
 // Port is a range of a door's ports.

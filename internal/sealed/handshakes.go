@@ -7,13 +7,13 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 )
 
-// handshakes are those whose request was heard, for as long as it could be sent again. A
-// request that comes again is only answered again. Only right requests are in it.
+// handshakes are those whose request was heard and had a right proof, for as long as it
+// could be sent again. A request that comes again is only answered again.
 type handshakes struct {
-	mu       sync.Mutex
-	now, old map[number]*answered
-	since    time.Time // when now began
-	undo     []func()  // for undone
+	mu         sync.Mutex
+	now, old   map[number]*answered
+	since, ago time.Time      // when now and old began
+	many       map[string]int // of now, by whose they are
 }
 
 type number = [12]byte
@@ -25,29 +25,35 @@ type answered struct {
 	any    bool
 }
 
-// mostHandshakes is how many are remembered of a minute: 16 MB. Beyond that no handshake
+// mostHandshakes is how many are remembered of a minute: 16 MB. mostOfOne is how many of
+// these one visitor has, so that nobody takes everybody's room. Beyond that no handshake
 // is accepted, since it could be one that was used.
-const mostHandshakes = 1 << 16
+const (
+	mostHandshakes = 1 << 16
+	mostOfOne      = mostHandshakes / 16
+)
 
 func newHandshakes() *handshakes {
-	return &handshakes{now: make(map[number]*answered), old: make(map[number]*answered)}
+	return &handshakes{now: make(map[number]*answered), old: make(map[number]*answered), many: make(map[string]int)}
 }
 
-// first says whether a request has not been heard before, and there is room to remember
-// it.
-func (h *handshakes) first(k *seal.Knock, at time.Time) (first, room bool) {
+// first says whether a request with a right proof of somebody's has not been heard before,
+// and there is room to remember it.
+func (h *handshakes) first(k *seal.Knock, whose string, at time.Time) (first, room bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if at.Sub(h.since) > seal.HandshakeLife+time.Second {
-		h.now, h.old, h.since = make(map[number]*answered), h.now, at
+		h.now, h.old, h.many = make(map[number]*answered), h.now, make(map[string]int)
+		h.since, h.ago = at, h.since
 	}
-	if h.now[k.Number] != nil || h.old[k.Number] != nil {
+	if h.now[k.Number] != nil || h.old[k.Number] != nil || k.Issued.Before(h.ago) { // that is before what is remembered
 		return false, true
 	}
-	if len(h.now) >= mostHandshakes {
+	if len(h.now) >= mostHandshakes || h.many[whose] >= mostOfOne {
 		return true, false
 	}
 	h.now[k.Number] = new(answered)
+	h.many[whose]++
 	return true, true
 }
 
@@ -82,22 +88,4 @@ func (h *handshakes) again(k *seal.Knock, now time.Time) ([]byte, bool) {
 		last.answer.Left -= now.Sub(last.at)
 	}
 	return k.Answer(last.answer), true
-}
-
-// later leaves something to undone.
-func (h *handshakes) later(undo func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.undo = append(h.undo, undo)
-}
-
-// undone does what was left to it, on the gateway's goroutine.
-func (h *handshakes) undone() {
-	h.mu.Lock()
-	all := h.undo
-	h.undo = nil
-	h.mu.Unlock()
-	for _, undo := range all {
-		undo()
-	}
 }

@@ -1,10 +1,7 @@
 package sealed
 
 import (
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"time"
 
 	"github.com/doorward/doorward/internal/credential"
@@ -17,19 +14,10 @@ type kept struct {
 	random  io.Reader
 	uses    []knock.Use
 	files   map[string]*held // by path, of all that are in use
+	issuers issuers
 	ledger  ledger
 	openers map[uint16]*opener
 	used    *handshakes
-}
-
-// held is a file as it was fed last and could be read.
-type held struct {
-	identity *identity
-	keys     *credential.Keys
-	secrets  []credential.Secret
-	revoked  *credential.Revocations
-	fed      bool // it has been fed, be it with an error
-	good     bool // one of the fields above is of the file
 }
 
 // Keep returns what the knocks of a gateway are to have in common.
@@ -58,6 +46,15 @@ func (k *kept) Use(now time.Time, uses []knock.Use) []string {
 	return nil
 }
 
+// doors are those in use, and "".
+func (k *kept) doors() map[string]bool {
+	all := make(map[string]bool)
+	for _, u := range k.uses {
+		all[u.Door] = true
+	}
+	return all
+}
+
 // Files are those of the rules in use.
 func (k *kept) Files() (all []knock.File) {
 	has := make(map[string]int)
@@ -73,86 +70,6 @@ func (k *kept) Files() (all []knock.File) {
 		}
 	}
 	return all
-}
-
-// Feed takes in what a file has.
-func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock.Change) {
-	h := k.files[path]
-	if h == nil {
-		return c // of a rule that is gone
-	}
-	first := !h.fed
-	h.fed = true
-	next := held{fed: true, good: true}
-	for _, u := range k.uses {
-		r := rule(u.Rule)
-		for _, as := range []struct {
-			path string
-			read func(*held) ([]credential.Problem, error)
-		}{
-			{r.Identity, func(h *held) (_ []credential.Problem, bad error) {
-				if bad = err; err == nil {
-					h.identity, bad = parseIdentity(text)
-				}
-				return nil, bad
-			}},
-			{r.Keys, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = absent(err); err == nil {
-					var list []credential.Key
-					list, problems = credential.Parse(text, path)
-					h.keys = credential.NewKeys(list)
-				}
-				return problems, bad
-			}},
-			{r.Secrets, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = absent(err); err == nil {
-					h.secrets, problems = credential.ParseSecrets(text, path)
-				}
-				return problems, bad
-			}},
-			{r.Revoked, func(h *held) (_ []credential.Problem, bad error) {
-				if bad = err; err == nil {
-					h.revoked, bad = credential.ParseRevocations(text)
-				}
-				return nil, bad
-			}},
-		} {
-			if as.path != path || path == "" {
-				continue
-			}
-			problems, bad := as.read(&next)
-			if bad != nil {
-				c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %v; %s", path, bad, k.without(h)))
-				return c
-			}
-			for _, p := range problems {
-				c.Warnings = append(c.Warnings, p.String())
-			}
-		}
-	}
-	*h = next
-	k.publish(now)
-	c.Recheck = !first
-	if !first {
-		c.Notes = append(c.Notes, knock.Note{Event: knock.NoteKeys, Detail: path + " was read again"})
-	}
-	return c
-}
-
-// absent lets a file that is not there count as an empty one: it has nobody in it.
-func absent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// without says what happens while a file cannot be used.
-func (k *kept) without(h *held) string {
-	if h.good {
-		return "what it had before stays in force"
-	}
-	return "until it can be used, its knocks open nothing"
 }
 
 // publish tells the openers what is in force.
@@ -203,6 +120,9 @@ func (k *kept) ring(r Rule) *credential.Ring {
 		return nil
 	}
 	o := k.ledger.origins()
+	if !keys.good {
+		o.Enrolled = nil // whom the file may leave less than that
+	}
 	o.File, o.Secrets = keys.keys, secrets.secrets
 	if revoked.revoked != nil {
 		o.Revoked = append(o.Revoked, revoked.revoked)
@@ -237,14 +157,32 @@ func (k *kept) opener(port uint16) *opener {
 // Opener returns the one of a port.
 func (k *kept) Opener(port uint16) knock.Opener { return k.opener(port) }
 
-// Stands says whether somebody's grant may stand.
-func (k *kept) Stands(by string) bool {
+// Forget has the openers forget keys whose time is over.
+func (k *kept) Forget(now time.Time) {
+	for _, op := range k.openers {
+		if o := op.now.Load(); o != nil {
+			o.gateway.Rotate(now)
+		}
+	}
+}
+
+// Stands says whether somebody's grant at a door may stand.
+func (k *kept) Stands(door, by string) bool {
 	id := credential.ID(by)
+	if k.ledger.locked[id] != "" || k.ledger.revoked[id] != "" {
+		return false
+	}
+	knocks := false
 	for _, u := range k.uses {
-		d := k.desk(u.Door, rule(u.Rule))
-		if d == nil || d.ring == nil || d.ring.Stands(id) {
+		if u.Door != door {
+			continue
+		}
+		knocks = true
+		r := rule(u.Rule)
+		d := k.desk(door, r)
+		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(door, id) && k.issuers.stand(d.ring, id) {
 			return true // or it is not known
 		}
 	}
-	return len(k.uses) == 0
+	return !knocks
 }

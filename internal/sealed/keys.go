@@ -11,14 +11,15 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// entries are all who may knock, each once, in the order of files and then of identities.
-func (k *kept) entries(match string) (all []KeyEntry, more int) {
+// entries are all who may knock and match, each once, in the order of files and then of
+// identities.
+func (k *kept) entries(matches func(KeyEntry) bool) (all []KeyEntry, more int) {
 	all = []KeyEntry{}
 	at := make(map[string]int)
 	add := func(door string, e KeyEntry) {
 		i, has := at[e.ID+e.Origin]
 		if !has {
-			if match != "" && !strings.Contains(e.ID, match) && !strings.Contains(e.Name, match) {
+			if !matches(e) {
 				return
 			}
 			if len(all) >= mostListed {
@@ -73,7 +74,7 @@ func optionsText(o *credential.Options) string {
 }
 
 func (c *call) keys(a KeysArgs) (reply Keys, err error) {
-	reply.Keys, reply.More = c.kept.entries(a.Match)
+	reply.Keys, reply.More = c.kept.entries(func(e KeyEntry) bool { return strings.Contains(e.ID, a.Match) || strings.Contains(e.Name, a.Match) })
 	l := &c.kept.ledger
 	reply.Invites, reply.Rescues = c.codes(l.invites), c.codes(l.rescues)
 	return reply, nil
@@ -99,13 +100,19 @@ func (c *call) codes(of map[string]*code) (all []CodeEntry) {
 	return all
 }
 
-// find returns who has an identity, or alone has a name.
+// leastID is how much of an identity names somebody: "secret:" and twelve more.
+const leastID = 19
+
+// find returns who has an identity, or alone has the beginning of one or a name.
 func (c *call) find(key string) (e KeyEntry, err error) {
-	all, _ := c.kept.entries(key)
+	key = strings.TrimSuffix(key, "…") // as it is shown on a terminal
+	all, _ := c.kept.entries(func(e KeyEntry) bool {
+		return key != "" && (e.ID == key || e.Name == key || len(key) >= leastID && strings.HasPrefix(e.ID, key))
+	})
 	var found []KeyEntry
 	ids := make(map[string]bool)
 	for _, e := range all {
-		if (e.ID == key || e.Name == key) && !ids[e.ID] {
+		if !ids[e.ID] {
 			ids[e.ID] = true
 			found = append(found, e)
 		}
@@ -131,13 +138,19 @@ func (c *call) deny(a KeyArgs, into map[string]string, kind, done string) (reply
 	if err != nil {
 		return reply, err
 	}
-	if by := into[e.ID]; by != "" {
+	who := strings.TrimSpace(e.Name + " " + e.ID)
+	if c.Recheck = true; a.Now {
+		c.Cut = func(by string) bool { return credential.ID(by) == e.ID }
+	}
+	switch by := into[e.ID]; {
+	case by != "" && a.Now:
+		c.note("ended the connections of %s, %s %s", who, done, by)
+		return Done{done + " already; live connections end: " + who}, nil
+	case by != "":
 		return reply, wrong("doorward keys list", "%s is %s already: %s", e.ID, done, by)
 	}
 	into[e.ID] = c.stamp()
 	c.Marks = append(c.Marks, knock.Mark{Key: kind + e.ID, Value: []byte(into[e.ID]), Common: true})
-	c.Recheck, c.Cut = true, a.Now
-	who := strings.TrimSpace(e.Name + " " + e.ID)
 	c.note("%s %s", done, who)
 	return Done{done + " " + who}, nil
 }

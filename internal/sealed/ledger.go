@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/seal"
 )
 
 // ledger is what operators and invites have changed about who may knock. It is all in
@@ -20,6 +22,8 @@ type ledger struct {
 	revoked map[string]string         // likewise
 	invites map[string]*code          // by the hash, in hexadecimal
 	rescues map[string]*code
+
+	counters map[string]uint64 // the highest of each identity's single packets
 
 	set *credential.Keys // of keys; nil when that has changed
 }
@@ -48,14 +52,14 @@ const (
 	revokedMark = "revoked "
 	inviteMark  = "invite "
 	rescueMark  = "rescue "
-	counterMark = "counter " // at a door
+	counterMark = "counter " // of all doors, since a packet may name none
 )
 
 // newLedger reads the marks. One that cannot be read is of a later doorward, and is left
 // alone.
 func newLedger(marks []knock.Mark) ledger {
 	l := ledger{keys: make(map[string]credential.Key), locked: make(map[string]string), revoked: make(map[string]string),
-		invites: make(map[string]*code), rescues: make(map[string]*code)}
+		invites: make(map[string]*code), rescues: make(map[string]*code), counters: make(map[string]uint64)}
 	for _, m := range marks {
 		what, of, _ := strings.Cut(m.Key, " ")
 		switch what + " " {
@@ -71,6 +75,10 @@ func newLedger(marks []knock.Mark) ledger {
 			l.read(l.invites, of, m.Value)
 		case rescueMark:
 			l.read(l.rescues, of, m.Value)
+		case counterMark:
+			if len(m.Value) == 8 {
+				l.counters[of] = binary.BigEndian.Uint64(m.Value)
+			}
 		}
 	}
 	return l
@@ -119,6 +127,23 @@ func (c *code) mark(kind string) knock.Mark {
 		panic("sealed: internal error: " + err.Error())
 	}
 	return knock.Mark{Key: kind + hex.EncodeToString(c.Hash[:]), Value: value, Common: true}
+}
+
+// sweep forgets codes that were used long enough ago, and with all those whose time is
+// past, of which it returns the marks.
+func (l *ledger) sweep(now time.Time, all bool) (marks []knock.Mark) {
+	for kind, codes := range map[string]map[string]*code{inviteMark: l.invites, rescueMark: l.rescues} {
+		for hash, c := range codes {
+			switch {
+			case c.use != "" && now.Sub(c.since) > seal.HandshakeLife:
+				delete(codes, hash) // its mark is gone already
+			case all && c.use == "" && !c.Expires.IsZero() && !now.Before(c.Expires):
+				delete(codes, hash)
+				marks = append(marks, forget(kind, hash))
+			}
+		}
+	}
+	return marks
 }
 
 // expel removes an enrolled key.

@@ -19,8 +19,10 @@ import (
 const (
 	mostInvites  = 1000
 	mostRescues  = 1000
-	mostEnrolled = 100_000
+	mostEnrolled = 10_000
 	mostListed   = 1000
+	longestLine  = 1024             // of an enrolled key, which is a mark
+	mostCounters = 2 * mostEnrolled // of single packets
 )
 
 // call is an order that is being carried out.
@@ -34,7 +36,7 @@ type call struct {
 
 // Order carries out an operator's order.
 func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (knock.Change, json.RawMessage, error) {
-	k.used.undone()
+	k.ledger.sweep(now, false)
 	c := &call{kept: k, now: now, who: who, args: args}
 	var reply any
 	var err error
@@ -130,8 +132,8 @@ func (c *call) random(b []byte) error {
 
 const (
 	inviteLasts = 7 * 24 * time.Hour
-	inviteMost  = 366 * 24 * time.Hour
-	sheetLasts  = 20 // years, for which rescue codes may lie in a drawer
+	inviteMost  = 366 * 24 * 3600 // in seconds
+	sheetLasts  = 20              // years, for which rescue codes may lie in a drawer
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
@@ -140,15 +142,19 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, err
 	}
 	lasts := time.Duration(a.Seconds) * time.Second
-	if lasts == 0 {
+	if a.Seconds == 0 {
 		lasts = inviteLasts
 	}
 	name := credential.Name(a.For)
-	switch l := &c.kept.ledger; {
+	l := &c.kept.ledger
+	if len(l.invites) >= mostInvites {
+		c.Marks = append(c.Marks, l.sweep(c.now, true)...)
+	}
+	switch {
 	case name == "":
 		return reply, wrong("doorward invite --for NAME", "an invite is for somebody: whom, is the name of the key that it enrols")
-	case a.Seconds < 0 || lasts < time.Minute || lasts > inviteMost:
-		return reply, wrong("", "an invite that lasts %s: allowed are 1m to %s", lasts, inviteMost)
+	case a.Seconds < 0 || a.Seconds > inviteMost || lasts < time.Minute:
+		return reply, wrong("", "an invite that lasts %d seconds: allowed are 60 to %d (366 days)", a.Seconds, inviteMost)
 	case len(l.invites) >= mostInvites:
 		return reply, wrong("doorward keys list", "there are %d invites already: withdraw some", len(l.invites))
 	case len(l.keys) >= mostEnrolled:
@@ -272,8 +278,8 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 			return reply, wrong("", "an authority is for the file of keys: it is not enrolled")
 		case l.revoked[id] != "":
 			return reply, wrong("doorward keys restore "+id, "the key %s was revoked %s", id, l.revoked[id])
-		case len(k.String()) > 1024:
-			return reply, wrong("", "the line of %s has %d bytes: allowed are 1024", id, len(k.String()))
+		case len(k.String()) > longestLine:
+			return reply, wrong("", "the line of %s has %d bytes: allowed are %d", id, len(k.String()), longestLine)
 		}
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}
@@ -288,9 +294,12 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	l := &c.kept.ledger
 	if a.Rescues {
-		n := len(l.rescues)
-		for hash := range l.rescues {
-			c.Marks = append(c.Marks, forget(rescueMark, hash))
+		n := 0
+		for hash, r := range l.rescues {
+			if r.use == "" {
+				n++
+				c.Marks = append(c.Marks, forget(rescueMark, hash))
+			}
 		}
 		clear(l.rescues)
 		c.note("withdrew all %d rescue codes", n)
@@ -298,7 +307,7 @@ func (c *call) withdraw(a WithdrawArgs) (reply Done, err error) {
 	}
 	var found []string
 	for hash, i := range l.invites {
-		if a.Invite != "" && (i.short() == a.Invite || i.Name == a.Invite) {
+		if a.Invite != "" && i.use == "" && (i.short() == a.Invite || i.Name == a.Invite) {
 			found = append(found, hash)
 		}
 	}

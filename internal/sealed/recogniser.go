@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/credential"
@@ -16,21 +15,14 @@ import (
 // recogniser judges what is heard at one door by one rule. What a handshake needs is
 // decided at once: nothing is ever under way.
 type recogniser struct {
-	kept     *kept // nil: it hears nothing
-	door     string
-	rule     Rule
-	counters map[string]uint64 // the highest of each identity's single packets
+	kept *kept // nil: it hears nothing
+	door string
+	rule Rule
 }
 
 // Recogniser returns the one of a rule at a door.
-func (k *kept) Recogniser(door string, r knock.Rule, _ time.Time, marks []knock.Mark) knock.Recogniser {
-	rec := &recogniser{kept: k, door: door, rule: rule(r), counters: make(map[string]uint64)}
-	for _, m := range marks {
-		if id, ok := strings.CutPrefix(m.Key, counterMark); ok && len(m.Value) == 8 {
-			rec.counters[id] = binary.BigEndian.Uint64(m.Value)
-		}
-	}
-	return rec
+func (k *kept) Recogniser(door string, r knock.Rule, _ time.Time, _ []knock.Mark) knock.Recogniser {
+	return &recogniser{kept: k, door: door, rule: rule(r)}
 }
 
 // verdict is one that is being made.
@@ -42,7 +34,6 @@ type verdict struct {
 	used   *handshakes
 	reason seal.Reason // of a refusal
 	left   time.Duration
-	undo   func() // of what is not to be, if it cannot be saved; on the gateway's goroutine
 }
 
 // Hear judges a request or a single packet.
@@ -51,7 +42,6 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 	if !ok || r.kept == nil || s.door != r.door {
 		return nil
 	}
-	r.kept.used.undone()
 	at := r.kept.desk(r.door, r.rule)
 	if at == nil || at.ring == nil {
 		return nil
@@ -63,22 +53,28 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 	office := r.kept.opener(r.rule.Port).now.Load()
 	v := verdict{at: s.knock, source: h.Source, next: office.gateway.Newest(), used: r.kept.used}
 	v.Source, v.Proven, v.Time, v.Path = h.Source, h.Proven, h.Time, h.Path
-	if s.knock.Single == nil {
-		first, room := r.kept.used.first(s.knock, h.Time)
-		if !first {
-			return nil
-		}
-		v.Answer = v.answer
-		if !room {
-			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
-		}
-	} else if !r.rule.OneWay {
+	handshake := s.knock.Single == nil
+	if !handshake && !r.rule.OneWay {
 		return nil
 	}
-	if !who.ok {
+	if handshake {
+		v.Answer = v.answer
+	}
+	if !who.ok { // which is not remembered: it is as wrong when it comes again
 		return v.refuse(seal.NotAccepted, "the credential is not known here, or its proof is wrong", "credential")
 	}
 	v.By = who.party.By()
+	if handshake {
+		switch first, room := r.kept.used.first(s.knock, who.party.ID, h.Time); {
+		case !first:
+			return nil
+		case !room:
+			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
+		}
+	}
+	if authority, ok := who.party.Authority(); ok {
+		r.kept.issuers.note(who.party.ID, authority)
+	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
 	}
@@ -96,17 +92,22 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		}
 		return v.refuse(seal.Reason(refusal.Reason), refusal.Reason.String(), refusal.Reason.String())
 	}
+	if who.code != nil && q.Action != seal.Open {
+		return v.refuse(seal.NotOpen, "a code has nothing open", "nothing")
+	}
 	v.Right, v.Only = true, terms.OneAddress
 	v.Reason = reasons[k.Credential.Kind]
 	if q.Address.IsValid() && q.Address != v.source {
 		v.Source, v.Reason = q.Address, v.Reason+", from "+v.source.String()
 	}
 	v.OpenFor, v.AtMost = min(q.OpenFor, r.rule.MaxOpenFor), terms.AtMost
-	v.Close = q.Action == seal.Close
+	if v.Close = q.Action == seal.Close; v.Close {
+		v.Reason = "the visitor gave it back"
+	}
 	v.Extend = q.Action == seal.Extend
 	switch {
 	case k.Single != nil:
-		v.Reason = "single packet"
+		v.Reason = "a single packet"
 		return r.single(v, who.party.ID, k.Single)
 	case who.code != nil:
 		return r.spend(v, who, k)
@@ -116,7 +117,7 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 
 // reasons are what a right knock was made with.
 var reasons = map[seal.CredentialKind]string{
-	0: "single packet", seal.Key: "key", seal.Certificate: "certificate", seal.Secret: "secret", seal.Code: "rescue code", seal.Invite: "invite",
+	seal.Key: "a key", seal.Certificate: "a certificate", seal.Secret: "a machine's secret", seal.Code: "a rescue code", seal.Invite: "an invite",
 }
 
 // fresh is how far a single packet's counter may be from the gateway's clock.
@@ -124,15 +125,17 @@ const fresh = 5 * time.Minute
 
 // single judges a single packet's counter.
 func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Verdict {
-	sent := time.UnixMicro(int64(one.Counter))
+	sent, counters := time.UnixMicro(int64(one.Counter)), r.kept.ledger.counters
 	switch age := v.Time.Round(0).Sub(sent); { // by the wall clock, as the visitor's
 	case one.Counter > 1<<62 || age > fresh || age < -fresh:
 		return v.refuse(0, "the single packet is too old or too new: the clock of one side is wrong, or it was recorded", "stale")
-	case one.Counter <= r.counters[id]:
+	case one.Counter <= counters[id]:
 		return v.refuse(0, "the single packet was used before", "replay")
+	case counters[id] == 0 && len(counters) >= mostCounters:
+		return v.refuse(0, "single packets of too many are remembered", "crowded")
 	}
-	r.counters[id] = one.Counter
-	v.Marks = []knock.Mark{{Key: counterMark + id, Value: binary.BigEndian.AppendUint64(nil, one.Counter)}}
+	counters[id] = one.Counter
+	v.Marks = []knock.Mark{{Key: counterMark + id, Value: binary.BigEndian.AppendUint64(nil, one.Counter), Common: true}}
 	v.First = true
 	return []knock.Verdict{v.Verdict}
 }
@@ -146,26 +149,33 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		codes, kind = l.invites, inviteMark
 	}
 	c := codes[hash]
-	if c == nil {
+	switch {
+	case c == nil:
 		return v.refuse(seal.Spent, "the code was used before", "spent")
+	case who.enrolled != nil && len(who.enrolled.String()) > longestLine:
+		return v.refuse(seal.TooLong, "the key is too long to be enrolled", "long")
+	case who.enrolled != nil && len(l.keys) >= mostEnrolled:
+		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
 		c.use, c.since = message, v.Time
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
-	v.undo = func() { c.use = "" }
+	v.Unsaved = func() { c.use = "" }
 	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
 	if who.enrolled != nil {
 		id := who.enrolled.Fingerprint.String()
-		_, had := l.keys[id]
+		before, had := l.keys[id]
 		v.Marks = append(v.Marks, l.enrol(*who.enrolled))
 		v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
-		v.undo = func() {
-			if c.use = ""; !had {
+		v.Unsaved = func() {
+			if c.use = ""; had {
+				l.enrol(before)
+			} else {
 				l.expel(id)
-				r.kept.publish(v.Time)
 			}
+			r.kept.publish(v.Time)
 		}
 		r.kept.publish(v.Time)
 	}
@@ -190,9 +200,6 @@ func (v *verdict) answer(o knock.Outcome) []byte {
 		a.Status = seal.Closed
 	default:
 		a.Status, a.Reason, a.Left = seal.Refused, v.why(o.Refused), v.left
-	}
-	if o.Refused == knock.RefusedUnsaved && v.undo != nil {
-		v.used.later(v.undo)
 	}
 	v.used.note(v.at, a, o.Until.Add(-o.Left))
 	return v.at.Answer(a)

@@ -155,18 +155,6 @@ func (r Rule) Needs() (n knock.Needs) {
 	return n
 }
 
-// Uses are the files, of which the identity and the machines' secrets are secret.
-func (r Rule) Uses() []knock.File {
-	all := []knock.File{{Path: r.Identity, Secret: true}, {Path: r.Keys}}
-	if r.Secrets != "" {
-		all = append(all, knock.File{Path: r.Secrets, Secret: true})
-	}
-	if r.Revoked != "" {
-		all = append(all, knock.File{Path: r.Revoked})
-	}
-	return all
-}
-
 // Warnings say what a rule gives up.
 func (r Rule) Warnings() (all []string) {
 	if r.AnySource {
