@@ -51,7 +51,7 @@ func (h *Host) inspect(r knock.Equipped, f knock.File, reader *reader) (all []Fi
 	case errors.Is(err, fs.ErrNotExist):
 		do = strings.Join(r.Maker(), " ")
 	}
-	has, wrong := r.Inspect(f.Path, text, err)
+	has, wrong := r.Inspect(f, text, err)
 	for _, w := range wrong {
 		all = append(all, Finding{Problem, f.Path, w, do})
 	}

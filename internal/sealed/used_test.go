@@ -57,6 +57,16 @@ func TestAHandshakeIsUsedOnce(t *testing.T) {
 	if _, answer, ok := s.opens(visitor, d); ok || answer != nil {
 		t.Error("a request was accepted after its time")
 	}
+	// What is remembered is so for long enough, whenever room is made.
+	s.now = s.now.Add(seal.HandshakeLife / 2)
+	late := s.request(s.begin(visitor), web, alice.who())
+	said, _, _ := s.opens(visitor, late)
+	s.hear(visitor, said)
+	s.now = s.now.Add(seal.HandshakeLife / 2)
+	s.asks(web, alice.who()) // makes room
+	if again := s.hear(visitor, said); len(again) != 0 {
+		t.Errorf("half a minute later, after others, the request came to %+v", again)
+	}
 	// What was opened in time, and comes to be judged long after that, is not right again.
 	for range 3 {
 		s.now = s.now.Add(seal.HandshakeLife + 2*time.Second)
