@@ -160,7 +160,7 @@ func inspectFile(r knock.Equipped, f knock.File, warn func(problem, hint string)
 	at := f.Path
 	if untrusted, ok := errors.AsType[*files.Error](err); ok {
 		at, hint = untrusted.Path, untrusted.Fix
-		err = fmt.Errorf("%s: it is not used", untrusted.Problem)
+		err = errors.New(untrusted.Problem + ": it is not used")
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -169,9 +169,9 @@ func inspectFile(r knock.Equipped, f knock.File, warn func(problem, hint string)
 	case errors.Is(err, fs.ErrNotExist):
 		hint = strings.Join(r.Maker(), " ")
 	}
-	_, wrong := r.Inspect(f.Path, text, err)
+	_, wrong := r.Inspect(f, text, err)
 	for _, w := range wrong {
-		warn(at+": "+w, hint)
+		warn(at+" "+w, hint)
 	}
 }
 

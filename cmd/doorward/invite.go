@@ -339,15 +339,21 @@ func lineOf(made sealed.Invite, hosts []string) (string, error) {
 
 // orderSealed gives an order to the sealed knock, and reads its answer.
 func orderSealed[R any](ctx context.Context, daemon *control.Client, order string, args any) (reply R, err error) {
+	_, err = orderTo(ctx, daemon, order, args, &reply)
+	return reply, err
+}
+
+// orderTo is orderSealed, and returns how many grants the order has ended.
+func orderTo(ctx context.Context, daemon *control.Client, order string, args, reply any) (ended int, err error) {
 	answer, err := daemon.Kind(ctx, kindSealed, order, args)
 	if err != nil {
-		return reply, err
+		return 0, err
 	}
-	if err := json.Unmarshal(answer.Result, &reply); err != nil {
-		return reply, &control.Error{Code: control.CodeInternal, Cause: err,
+	if err := json.Unmarshal(answer.Result, reply); err != nil {
+		return 0, &control.Error{Code: control.CodeInternal, Cause: err,
 			Message: "the daemon's answer cannot be read: doorward and doorwardd are not of the same version", Hint: "doorward version"}
 	}
-	return reply, nil
+	return answer.Ended, nil
 }
 
 // drawQR draws a text as a QR code, two rows in a line and with the light margin of four
@@ -445,13 +451,13 @@ func sheetText(now time.Time, door string, hosts []string, line string, made sea
 	}
 	fmt.Fprintf(&b, `
 Each opens once, without a key, for whoever has it: keep this sheet as you keep
-spare keys of your house, and cross out what is used. On a machine with doorward:
+spare keys of your house, and cross out what is used. With doorward:
 
   doorward knock %s%s --rescue
 
-which asks for a code; then connect as ever. On a machine that does not know the
-gateway yet, before that, doorward accept, which asks for an invite. That is this,
-on one line or on several:
+which asks for a code; then connect as ever. On a machine that does not know
+the gateway yet, before that, doorward accept, which asks for an invite. That is
+this, on one line or on several:
 
 %s
 If the sheet is lost: doorward keys withdraw --rescues, on the gateway.

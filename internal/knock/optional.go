@@ -69,10 +69,9 @@ type Equipped interface {
 	// Equipment are those of its files that it cannot do without, as doorward init makes
 	// them where they are missing.
 	Equipment(random io.Reader) ([]Equipment, error)
-	// Inspect says what is wrong with one of the rule's files (Needs), a sentence each, and
-	// in a few words what it has. The text is as files of a Kept are read (File); with an
-	// error it cannot be.
-	Inspect(path string, text []byte, err error) (has string, problems []string)
+	// Inspect says what is wrong with one of the files, a sentence each, and in a few words
+	// what it has. With an error it cannot be read.
+	Inspect(f File, text []byte, err error) (has string, problems []string)
 	// Uses are the files, as they are read.
 	Uses() []File
 	// Maker is the command, word by word, that makes a file without which nobody can knock.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -134,40 +133,33 @@ func (r Rule) Fresh() time.Duration {
 func (r Rule) Maker() []string { return []string{"doorward", "keys", "identity", r.Identity} }
 
 // Inspect reads one of the rule's files.
-func (r Rule) Inspect(path string, text []byte, err error) (has string, wrong []string) {
+func (r Rule) Inspect(f knock.File, text []byte, err error) (has string, wrong []string) {
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && path == r.Identity:
-		return "", []string{"it does not exist, and without the gateway's key nobody can knock"}
-	case errors.Is(err, fs.ErrNotExist) && path == r.Revoked:
-		return "", []string{"it does not exist, and until it does nobody can knock: who is revoked is not known"}
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && f.Absent:
 		return "is not there, which is as if it were empty", nil
+	case errors.Is(err, fs.ErrNotExist) && f.As == asIdentity:
+		return "", []string{"does not exist, and without the gateway's key nobody can knock"}
+	case errors.Is(err, fs.ErrNotExist):
+		return "", []string{"does not exist, and until it does nobody can knock: who is revoked is not known"}
 	case err != nil:
 		return "", []string{err.Error()}
 	}
-	var found []credential.Problem
-	switch path {
-	case r.Identity:
-		id, err := ReadIdentity(text)
-		if err != nil {
-			return "", []string{err.Error()}
-		}
-		has = "the gateway's key is " + id.Keys[0].String()
-	case r.Revoked:
-		if _, err := credential.ParseRevocations(text); err != nil {
-			return "", []string{err.Error()}
-		}
-		has = "a list of revoked keys"
-	case r.Keys:
-		var list []credential.Key
-		list, found = credential.Parse(text, path)
-		has = counted(len(list), "key")
-	case r.Secrets:
-		var list []credential.Secret
-		list, found = credential.ParseSecrets(text, path)
-		has = counted(len(list), "secret of a machine", "secrets of machines")
+	read, err := Kind{}.Digest(f, text)
+	if err != nil {
+		return "", []string{strings.TrimPrefix(err.Error(), f.Path+": ")}
 	}
-	for _, p := range found {
+	d, _ := read.(digest)
+	switch f.As {
+	case asIdentity:
+		has = "the gateway's key is " + d.identity.keys[0].Fingerprint().String()
+	case asRevoked:
+		has = "can be read as a list of what is revoked"
+	case asKeys:
+		has = counted(len(d.keys.All()), "key", "keys")
+	case asSecrets:
+		has = counted(len(d.secrets), "machine's secret", "machines' secrets")
+	}
+	for _, p := range d.problems {
 		if p.Line > 0 {
 			wrong = append(wrong, fmt.Sprintf("line %d: %s", p.Line, p.Text))
 		} else {
@@ -177,12 +169,9 @@ func (r Rule) Inspect(path string, text []byte, err error) (has string, wrong []
 	return has, wrong
 }
 
-func counted(n int, one string, many ...string) string {
-	switch {
-	case n == 1:
+func counted(n int, one, many string) string {
+	if n == 1 {
 		return "1 " + one
-	case len(many) > 0:
-		return fmt.Sprintf("%d %s", n, many[0])
 	}
-	return fmt.Sprintf("%d %ss", n, one)
+	return fmt.Sprintf("%d %s", n, many)
 }
