@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/knock"
 
 	"github.com/spf13/cobra"
@@ -107,6 +108,7 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 		for _, w := range append(c.Warnings(), notAsked...) {
 			warn(w, "")
 		}
+		inspect(c, warn)
 		if local, known := m.Local(); known {
 			if what, do := c.Clashes(local, false); what != "" {
 				warn(what, do)
@@ -126,6 +128,51 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 			"doorward init --reference explains every key")
 	}
 	return err
+}
+
+// inspect reads the files that knocks go by, as far as it may, and warns of what is wrong
+// with them: it is no mistake of the configuration, which may be for another machine.
+func inspect(c *config.Config, warn func(problem, hint string)) {
+	seen := map[string]bool{}
+	for i := range c.Doors {
+		for _, k := range c.Doors[i].Knocks {
+			r, ok := k.Rule.(knock.Equipped)
+			if !ok {
+				continue
+			}
+			for _, f := range r.Uses() {
+				if !seen[f.Path] {
+					seen[f.Path] = true
+					inspectFile(r, f, warn)
+				}
+			}
+		}
+	}
+}
+
+func inspectFile(r knock.Equipped, f knock.File, warn func(problem, hint string)) {
+	read := files.Read
+	if f.Secret {
+		read = files.ReadSecret
+	}
+	text, err := read(f.Path, knock.MaxFile)
+	hint := ""
+	at := f.Path
+	if untrusted, ok := errors.AsType[*files.Error](err); ok {
+		at, hint = untrusted.Path, untrusted.Fix
+		err = errors.New(untrusted.Problem + ": it is not used")
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		warn(f.Path+" was not looked at: run as root", "")
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		hint = strings.Join(r.Maker(), " ")
+	}
+	_, wrong := r.Inspect(f, text, err)
+	for _, w := range wrong {
+		warn(at+" "+w, hint)
+	}
 }
 
 // loadOrRead loads the file at path, or reads standard input for "-", which is then

@@ -27,8 +27,8 @@ when there is a flag about the door, or standard input is not a terminal: then f
 and proposals decide. --ask asks in any case.
 
 What it proposes: a door "ssh" for this machine's SSH server, with its unit and the
-ports it listens on, and a knock of the first of these kinds; --knock says another,
-and so does a flag about it:
+ports it listens on, and a knock of the first of the following kinds. --knock says
+another, and so does a flag about it.
 
 %s
 --host, or the answer to its question, is remembered in the file: doorward invite and
@@ -116,11 +116,7 @@ func newInitWith(e *env, m setup.Machine) *cobra.Command {
 func proposals() string {
 	var b strings.Builder
 	for _, k := range setup.Kinds() {
-		fmt.Fprintf(&b, "  %s: %s\n", k.Name(), k.Brief())
-		for line := range strings.Lines(k.Proposal()) {
-			b.WriteString("    " + line)
-		}
-		b.WriteString("\n\n")
+		fmt.Fprintf(&b, "%s: %s.\n%s\n\n", k.Name(), k.Brief(), k.Proposal())
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -218,7 +218,7 @@ func TestInitLikeTheArticle(t *testing.T) {
 func TestInitAsks(t *testing.T) {
 	m := machineOf("lib/systemd/system/ssh.service", "var/log/auth.log")
 	t.Run("proposals", func(t *testing.T) {
-		status, text, errs := runInit(m, strings.Repeat("\n", 6), "--ask", "-o", "-")
+		status, text, errs := runInit(m, strings.Repeat("\n", 7), "--ask", "-o", "-")
 		if status != 0 || !strings.Contains(text, "unit = \"ssh.service\"") {
 			t.Errorf("status %d, %s\n%s", status, errs, text)
 		}
@@ -226,7 +226,7 @@ func TestInitAsks(t *testing.T) {
 	t.Run("slips are asked again", func(t *testing.T) {
 		status, text, errs := runInit(m, strings.Join([]string{"gate:22", "none",
 			"Panel", "panel", "", "8443", "8443/tcp, 8443/udp", "panel", "panel.service",
-			"24117 24117", "24117,25633,28904", "", "24118", "28904 24117", "never", "any", ""}, "\n"),
+			"knock", "touch", "24117 24117", "24117,25633,28904", "", "24118", "28904 24117", "never", "any", ""}, "\n"),
 			"--ask", "--output", "-")
 		if status != 0 {
 			t.Fatalf("status %d: %s", status, errs)
@@ -243,6 +243,7 @@ func TestInitAsks(t *testing.T) {
 			`  at least one port, such as 8443/tcp`,
 			`  door.panel.ports[0]: "8443": has no protocol: write "8443/tcp" or "8443/udp"`,
 			`  door.panel.service.unit: "panel": ends neither in .service nor in .socket`,
+			`  "knock" is no kind of knock that can be written: allowed are "sealed" and "touch"`,
 			`  door.panel.knock[0].listen[1]: 24117: listed twice`,
 			`  at least one port, and better two or three`,
 			`  door.panel.knock[0].touch[0]: 24118: not in "listen"`,
@@ -370,8 +371,8 @@ touch = [61001]
 			said: []string{"warning: the previous file cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
 		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nold\n\n", kept: true,
 			said: []string{"  allowed are \"keep\" and \"new\"\n", "Door ssh has the knock that it had.\n"}},
-		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
-		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "\nweb\n443/tcp\n\n\n\n",
+		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nnew\ntouch\n\n\n", said: []string{other}},
+		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "\nweb\n443/tcp\n\ntouch\n\n\n",
 			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the previous file"},
 	}
 	for _, tt := range tests {

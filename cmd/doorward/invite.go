@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -172,14 +174,10 @@ func (o *inviteOptions) checkHosts() error {
 
 // timeSpan reads a duration that may have days and weeks.
 func timeSpan(text string) (time.Duration, error) {
-	day := 24 * time.Hour
-	for unit, of := range map[string]time.Duration{"d": day, "w": 7 * day} {
-		if n, ok := strings.CutSuffix(text, unit); ok {
-			hours, err := time.ParseDuration(n + "h")
-			if err != nil || hours > 1000*time.Hour || hours <= 0 {
-				return 0, fmt.Errorf("%q is not a time", text)
-			}
-			return hours * of / time.Hour, nil
+	for unit, days := range map[string]int{"d": 1, "w": 7} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 10) // of ten bits: no product overflows
+			return time.Duration(n) * time.Duration(days) * 24 * time.Hour, err
 		}
 	}
 	lasts, err := time.ParseDuration(text)
@@ -297,8 +295,10 @@ func (o *inviteOptions) words(e *env, made sealed.Invite, to []share.Key) (befor
 	} else {
 		before += say("Send it by a way that only %s reads, or encrypt it: --to KEY.pub", who)
 	}
-	after = "\n" + say("What %s types, on any system with doorward:", who) + "\n  " + how + "\n\n" +
-		say("To take it back before that: doorward keys withdraw %s", files.Quoted(credential.Name(o.For)))
+	after = "\n" + say("What %s types, on any system with doorward:", who) + "\n  " + how + "\n"
+	if !made.Bound {
+		after += "\n" + say("To take it back before that: doorward keys withdraw %s", files.Quoted(credential.Name(o.For)))
+	}
 	return before + "\n", after
 }
 
@@ -339,15 +339,21 @@ func lineOf(made sealed.Invite, hosts []string) (string, error) {
 
 // orderSealed gives an order to the sealed knock, and reads its answer.
 func orderSealed[R any](ctx context.Context, daemon *control.Client, order string, args any) (reply R, err error) {
+	_, err = orderTo(ctx, daemon, order, args, &reply)
+	return reply, err
+}
+
+// orderTo is orderSealed, and returns how many grants the order has ended.
+func orderTo(ctx context.Context, daemon *control.Client, order string, args, reply any) (ended int, err error) {
 	answer, err := daemon.Kind(ctx, kindSealed, order, args)
 	if err != nil {
-		return reply, err
+		return 0, err
 	}
-	if err := json.Unmarshal(answer.Result, &reply); err != nil {
-		return reply, &control.Error{Code: control.CodeInternal, Cause: err,
+	if err := json.Unmarshal(answer.Result, reply); err != nil {
+		return 0, &control.Error{Code: control.CodeInternal, Cause: err,
 			Message: "the daemon's answer cannot be read: doorward and doorwardd are not of the same version", Hint: "doorward version"}
 	}
-	return reply, nil
+	return answer.Ended, nil
 }
 
 // drawQR draws a text as a QR code, two rows in a line and with the light margin of four
@@ -414,6 +420,15 @@ type rescueJSON struct {
 	Port   uint16   `json:"port"`
 }
 
+// folded is a text in lines of a length.
+func folded(text string, length int) string {
+	var b strings.Builder
+	for part := range slices.Chunk([]byte(text), length) {
+		fmt.Fprintf(&b, "  %s\n", part)
+	}
+	return b.String()
+}
+
 // sheetText is a sheet of rescue codes.
 func sheetText(now time.Time, door string, hosts []string, line string, made sealed.Rescue) []byte {
 	var b bytes.Buffer
@@ -436,18 +451,16 @@ func sheetText(now time.Time, door string, hosts []string, line string, made sea
 	}
 	fmt.Fprintf(&b, `
 Each opens once, without a key, for whoever has it: keep this sheet as you keep
-spare keys of your house, and cross out what is used. On a machine with doorward:
+spare keys of your house, and cross out what is used. With doorward:
 
   doorward knock %s%s --rescue
 
-which asks for a code; then connect as ever. On a machine that does not know the
-gateway yet, before that, with the line below behind it:
-
-  doorward accept
+which asks for a code; then connect as ever. On a machine that does not know
+the gateway yet, before that, doorward accept, which asks for an invite. That is
+this, on one line or on several:
 
 %s
-
 If the sheet is lost: doorward keys withdraw --rescues, on the gateway.
-`, name, at, line)
+`, name, at, folded(line, 64))
 	return b.Bytes()
 }

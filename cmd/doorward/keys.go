@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -45,7 +47,7 @@ const keysExamples = `  doorward keys
 func newKeys(e *env) *cobra.Command {
 	c := newKeysList(e)
 	c.Use, c.Short, c.Long, c.Example = "keys", "show and change who may knock with the sealed knock", keysHelp, keysExamples
-	c.Args = knownSub
+	c.Args, c.SuggestionsMinimumDistance = knownSub, 2 // letters
 	order := func(what, order, short, long string) *cobra.Command { return newKeyOrder(e, what, order, short, long) }
 	c.AddCommand(
 		newKeysList(e),
@@ -66,7 +68,7 @@ func knownSub(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	hint := c.CommandPath() + " --help lists its commands"
+	hint := fmt.Sprintf("%[1]s --help lists its commands, and %[1]s list %[2]s the keys with that in their names", c.CommandPath(), files.Quoted(args[0]))
 	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 		hint = c.CommandPath() + " " + like[0]
 	}
@@ -105,7 +107,7 @@ func newKeysList(e *env) *cobra.Command {
 
 // showKeys shows who may knock.
 func showKeys(e *env, all sealed.Keys, match string) (lines []string) {
-	styles := e.styles(e.stdout)
+	styles, width := e.styles(e.stdout), output.Width(e.stdout)
 	if len(all.Keys) == 0 {
 		lines = append(lines, "Nobody may knock yet. To invite somebody: doorward invite --for NAME")
 		if match != "" {
@@ -114,14 +116,14 @@ func showKeys(e *env, all sealed.Keys, match string) (lines []string) {
 	} else {
 		var rows [][]string
 		for _, k := range all.Keys {
-			rows = append(rows, []string{output.OrDash(k.Name), shortID(k.ID), keyState(k), strings.Join(k.Doors, ","), output.Text(filepath.Base(k.Origin))})
+			rows = append(rows, []string{output.OrDash(k.Name), output.Party(k.ID, width), keyState(k), strings.Join(k.Doors, ","), output.Text(filepath.Base(k.Origin))})
 		}
 		lines = output.Table(styles, []string{"NAME", "KEY", "STATE", "DOORS", "FROM"}, rows)
 	}
 	for _, k := range all.Keys {
 		for _, text := range []string{denied("locked", k.Locked), denied("revoked", k.Revoked), denied("options", k.Options)} {
 			if text != "" {
-				lines = append(lines, output.Hang("  "+shortID(k.ID)+"  ", output.Text(text), output.Width(e.stdout))...)
+				lines = append(lines, output.Hang("  "+output.Party(k.ID, width)+"  ", output.Text(text), width)...)
 			}
 		}
 	}
@@ -163,16 +165,6 @@ func keyState(k sealed.KeyEntry) string {
 		return "locked"
 	}
 	return "ok"
-}
-
-// shortID is the beginning of a fingerprint, by which people tell keys apart: an eighth
-// of it would do for a million.
-func shortID(id string) string {
-	const most = len("SHA256:") + 12
-	if len(id) > most {
-		return id[:most] + "…"
-	}
-	return id
 }
 
 func until(e *env, t *time.Time) string {
@@ -230,18 +222,24 @@ func oneKey(c *cobra.Command, args []string) error {
 // doneJSON is what the commands of keys print with --json that change something.
 type doneJSON struct {
 	Message string `json:"message"` // what was done, for people
+	Ended   int    `json:"ended"`   // how many grants that has ended
 }
 
 // doneBy gives an order to the sealed knock and says what it did.
 func doneBy(ctx context.Context, e *env, daemon *control.Client, order string, args any, asJSON bool) error {
-	done, err := orderSealed[sealed.Done](ctx, daemon, order, args)
+	var done sealed.Done
+	ended, err := orderTo(ctx, daemon, order, args, &done)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return printJSON(e.stdout, doneJSON{Message: done.Message})
+		return printJSON(e.stdout, doneJSON{Message: done.Message, Ended: ended})
 	}
-	_, err = fmt.Fprintln(e.stdout, output.Text(done.Message))
+	text := output.Text(done.Message)
+	if ended > 0 {
+		text += "; ended: " + output.Counted(ended, "grant")
+	}
+	_, err = fmt.Fprintln(e.stdout, text)
 	return err
 }
 
@@ -302,8 +300,14 @@ func addedKeys(e *env, path string) (text []byte, err error) {
 	} else {
 		text, err = files.Given(path, maxAdded)
 	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, withHint(err, "so many keys are better kept in the configuration's file of keys")
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, withHint(fmt.Errorf("%s has no key", path), "doorward keys add FILE.pub")
 	}
 	return text, nil
 }
@@ -314,12 +318,16 @@ func bareKeys(text []byte) (string, error) {
 	if len(problems) > 0 {
 		return "", fmt.Errorf("line %d: %s", problems[0].Line, problems[0].Text)
 	}
+	none, err := credential.ParseOptions("")
+	if err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	for _, k := range list {
 		if k.Authority {
 			return "", fmt.Errorf("line %d: an authority's key is not somebody's", k.Line)
 		}
-		k.Name, k.Options = "", nil
+		k.Name, k.Options = "", none
 		b.WriteString(k.String() + "\n")
 	}
 	return b.String(), nil
@@ -360,7 +368,7 @@ func completeKeys(e *env) cobra.CompletionFunc {
 	return completing(e, func(all sealed.Keys) (found []cobra.Completion) {
 		for _, k := range all.Keys {
 			if name := output.Text(k.Name); name != "" && name == k.Name {
-				found = append(found, cobra.CompletionWithDesc(name, shortID(k.ID)))
+				found = append(found, cobra.CompletionWithDesc(name, output.Party(k.ID, output.PlainWidth)))
 			} else {
 				found = append(found, k.ID)
 			}

@@ -167,7 +167,7 @@ func (o *identityOptions) renew(e *env, path string) error {
 		next, err = sealed.Renew(text, what, rand.Reader)
 	}
 	if err != nil {
-		return withHint(fmt.Errorf("%s: %w", path, err), "%s --end", e.again())
+		return o.unusable(e, path, text, err)
 	}
 	if !o.end || ended > 0 {
 		change, err := share.Stage([]share.File{{Path: path, Text: next, Keep: true, Was: text}})
@@ -180,6 +180,15 @@ func (o *identityOptions) renew(e *env, path string) error {
 		}
 	}
 	return o.tell(e, path, next, !o.end || ended > 0)
+}
+
+// unusable is why a file cannot be changed: it has too much, or is no identity file.
+func (o *identityOptions) unusable(e *env, path string, text []byte, err error) error {
+	err = fmt.Errorf("%s: %w", path, err)
+	if _, bad := sealed.ReadIdentity(text); bad == nil {
+		return withHint(err, "%s --end", e.again())
+	}
+	return withHint(err, "doorward doctor; the file must be one that doorward keys identity has made")
 }
 
 // tell says what the file has, and what follows.

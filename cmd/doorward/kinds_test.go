@@ -11,6 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/sealed"
 	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/tables"
 	"github.com/doorward/doorward/internal/touch"
@@ -19,7 +20,7 @@ import (
 // mute is a kind of knock of which nothing is known beyond what all kinds answer.
 // Touched is one that can be shared, and no more.
 type mute struct {
-	touch.Kind
+	knock.Kind
 	touched bool
 }
 
@@ -66,7 +67,7 @@ func withKinds(t *testing.T, more ...knock.Kind) {
 
 // What a kind cannot do is reported with the door, the knock and what to do instead.
 func TestKindsThatCannot(t *testing.T) {
-	withKinds(t, mute{}, mute{touched: true})
+	withKinds(t, mute{Kind: touch.Kind{}}, mute{touch.Kind{}, true})
 	for _, tt := range []struct {
 		name, text string
 		args       []string
@@ -80,6 +81,9 @@ func TestKindsThatCannot(t *testing.T) {
 		{"rotate", muteText("mute", "7, 8"), []string{"rotate"}, 1, "",
 			`doorward: error: door "ssh": knock "mute" cannot be written down for users: only touches of ports can` +
 				"\ndoorward: hint: doorward check FILE says what a visitor does\n"},
+		{"share a sealed one", "[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]]\nkind = \"sealed\"\n", []string{"share"}, 1, "",
+			`doorward: error: door "ssh": knock "sealed" is not shared: its visitors are invited, and each has a key of their own` +
+				"\ndoorward: hint: doorward invite --door ssh --for NAME lets one in; doorward keys revoke NAME keeps one out\n"},
 		{"rotate what can be shared", muteText("fixed", "7, 8"), []string{"rotate"}, 1, "",
 			`doorward: error: door "ssh": knock "fixed" cannot be redrawn` +
 				"\ndoorward: hint: change it in FILE by hand; then doorward apply --confirm 60s, and doorward share\n"},
@@ -110,7 +114,7 @@ func TestKindsThatCannot(t *testing.T) {
 
 // Knocks that cannot be shared are not counted among those that can.
 func TestWhichKnock(t *testing.T) {
-	withKinds(t, mute{}, mute{touched: true})
+	withKinds(t, mute{Kind: touch.Kind{}}, mute{touch.Kind{}, true})
 	text := muteText("mute", "1, 2") + "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [3, 4]\ntouch = [3]\n"
 	one, err := config.Parse("f", []byte(text))
 	if err != nil {
@@ -149,7 +153,7 @@ func TestWhichKnock(t *testing.T) {
 
 // The visitor's way in is described for every kind.
 func TestVisitorLine(t *testing.T) {
-	withKinds(t, mute{}, mute{touched: true})
+	withKinds(t, mute{Kind: touch.Kind{}}, mute{touch.Kind{}, true})
 	for kind, want := range map[string]string{
 		"touch": "doorward knock HOST --touch 7 --wait 22 -- ssh USER@HOST",
 		"fixed": "doorward knock HOST --touch 7 --wait 22 -- ssh USER@HOST",
@@ -169,15 +173,15 @@ func TestVisitorLine(t *testing.T) {
 func TestInitAsksTheKind(t *testing.T) {
 	before := kinds.All
 	t.Cleanup(func() { kinds.All = before })
-	kinds.All = []knock.Kind{named{}, touch.Kind{}}
+	kinds.All = []knock.Kind{named{}, sealed.Kind{}}
 	status, text, errs := runInit(machineOf(), "", "-o", "-", "--colour", "red")
 	if status != 0 || !strings.HasSuffix(text, "kind = \"named\"\n# red\nlisten = [7]\ntouch = [7]\n") {
 		t.Errorf("status %d, %s\n%s", status, errs, text)
 	}
-	if help := newInitWith(&env{}, machineOf()).Long; !strings.Contains(help, "a knock that nobody else has: a green one.\n") {
+	if help := newInitWith(&env{}, machineOf()).Long; !strings.Contains(help, "named: of a colour.\na green one.\n") {
 		t.Errorf("the help does not say what is proposed:\n%s", help)
 	}
-	status, text, errs = runInit(machineOf(), "\n\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
+	status, text, errs = runInit(machineOf(), "\n\n\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
 	if status != 0 || !strings.Contains(errs, "Which colour [red]: ") || !strings.Contains(text, "# blue\n") {
 		t.Errorf("status %d, %s\n%s\nwant the colour asked for, and blue", status, errs, text)
 	}
@@ -187,6 +191,8 @@ func TestInitAsksTheKind(t *testing.T) {
 type named struct{ touch.Kind }
 
 func (named) Name() string { return "named" }
+
+func (named) Brief() string { return "of a colour" }
 
 func (named) Proposal() string { return "a green one." }
 

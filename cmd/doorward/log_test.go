@@ -36,7 +36,7 @@ func chained(t *testing.T, n int) (all []audit.Record) {
 func TestLogUsage(t *testing.T) {
 	b := controltest.New(guarded())
 	path, _ := controltest.Serve(t, b)
-	const events = "applied, armed, dark, error, expired, failsafe, granted, login, opened, refused, repaired, revoked, started, stopped"
+	const events = "alarm, applied, armed, dark, error, expired, failsafe, granted, keys, login, opened, refused, repaired, revoked, started, stopped"
 	const when = `: allowed are a time such as "2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now, "-2h" or "2h ago", and one as in RFC 3339`
 	for args, want := range map[string]string{
 		"--limit 0":                      `--limit "0": allowed are 1 to 10000, and all; with --follow 0, too`,

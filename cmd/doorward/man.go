@@ -133,7 +133,7 @@ func manPage(c *cobra.Command, related []string) string {
 		b.WriteString(".SH COMMANDS\n")
 		for _, sub := range c.Commands() {
 			if sub.IsAvailableCommand() {
-				fmt.Fprintf(&b, ".TP\n\\fB%s\\fR\n%s\n", roff(sub.Name()), roff(sub.Short))
+				b.WriteString(manCommand(sub, c.HasParent()))
 			}
 		}
 	}
@@ -152,6 +152,27 @@ func manPage(c *cobra.Command, related []string) string {
 		related[i] = fmt.Sprintf("\\fB%s\\fR(%s)", roff(name), section)
 	}
 	fmt.Fprintf(&b, ".SH SEE ALSO\n%s\n", strings.Join(related, ",\n"))
+	return b.String()
+}
+
+// manCommand describes a command of another. One that has no page of its own is described
+// whole, but for the flags that all such have.
+func manCommand(c *cobra.Command, whole bool) string {
+	if !whole {
+		return fmt.Sprintf(".TP\n\\fB%s\\fR\n%s\n", roff(c.Name()), roff(c.Short))
+	}
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if c.Parent().Flags().Lookup(f.Name) == nil {
+			own.AddFlag(f)
+		}
+	})
+	name, args, _ := strings.Cut(c.Use, " ")
+	b := strings.Builder{}
+	fmt.Fprintf(&b, ".SS \"%s %s\"\n%s", roff(name), roff(args), manText(c.Long))
+	if flags := manFlags(own); flags != "" {
+		b.WriteString(flags)
+	}
 	return b.String()
 }
 

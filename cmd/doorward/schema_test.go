@@ -25,6 +25,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/sealed"
 )
 
 // objects are what commands print with --json and what the control API answers, each
@@ -46,6 +47,11 @@ var objects = []object{
 	{"diff", "doorward diff --json, and GET /v1/diff", control.Diff{}},
 	{"init", "doorward init --json", initJSON{}},
 	{"share", "doorward share and rotate with --json", shareJSON{}},
+	{"invite", "doorward invite --json", inviteJSON{}},
+	{"rescue", "doorward invite --rescue --json", rescueJSON{}},
+	{"keys", "doorward keys list --json, and result of POST /v1/kinds/sealed/keys", sealed.Keys{}},
+	{"keys-done", "doorward keys add, revoke, restore, lock, unlock and withdraw with --json", doneJSON{}},
+	{"keys-identity", "doorward keys identity and renew with --json", identityJSON{}},
 	{"version", "doorward version --json", versionJSON{}},
 	{"polkit", "doorward polkit --json", polkitJSON{}},
 }
@@ -57,6 +63,12 @@ var requests = []object{
 	{"close", "the body of POST /v1/close", control.CloseRequest{}},
 	{"arm", "the body of POST /v1/arm", control.ArmRequest{}},
 	{"apply", "the body of POST /v1/apply", control.ApplyRequest{}},
+	{"sealed-invite", "the body of POST /v1/kinds/sealed/invite", sealed.InviteArgs{}},
+	{"sealed-rescue", "the body of POST /v1/kinds/sealed/rescue", sealed.RescueArgs{}},
+	{"sealed-keys", "the body of POST /v1/kinds/sealed/keys", sealed.KeysArgs{}},
+	{"sealed-add", "the body of POST /v1/kinds/sealed/add", sealed.AddArgs{}},
+	{"sealed-key", "the body of POST /v1/kinds/sealed/lock, unlock, revoke and restore", sealed.KeyArgs{}},
+	{"sealed-withdraw", "the body of POST /v1/kinds/sealed/withdraw", sealed.WithdrawArgs{}},
 }
 
 type object struct {

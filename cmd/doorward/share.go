@@ -203,6 +203,9 @@ func (t *target) choose(n int) error {
 		}
 	}
 	switch {
+	case len(can) == 0 && invited(t.door) != "":
+		return withHint(fmt.Errorf("door %q: knock %q is not shared: its visitors are invited, and each has a key of their own",
+			t.door.Name, invited(t.door)), "doorward invite --door %s --for NAME lets one in; doorward keys revoke NAME keeps one out", t.door.Name)
 	case len(can) == 0:
 		what := "knock"
 		if len(names) > 1 {
@@ -219,6 +222,16 @@ func (t *target) choose(n int) error {
 	t.index = can[max(n, 1)-1]
 	t.knock = t.door.Knocks[t.index].Rule.(knock.Touched)
 	return nil
+}
+
+// invited is the name of a door's knock to which visitors are invited, "" for none.
+func invited(d *config.Door) string {
+	for _, k := range d.Knocks {
+		if _, ok := k.Rule.(knock.Invited); ok {
+			return k.Name
+		}
+	}
+	return ""
 }
 
 // people are those who get a knock.

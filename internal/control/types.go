@@ -251,6 +251,8 @@ type Reply struct {
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
+	// Ended is how many grants ended by a KindRequest.
+	Ended int `json:"ended,omitempty"`
 	// Result is what a kind of knock answers to a KindRequest: an object of its own.
 	Result json.RawMessage `json:"result,omitempty"`
 }

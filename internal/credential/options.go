@@ -46,6 +46,9 @@ func ParseOptions(text string) (*Options, error) {
 	return o, nil
 }
 
+// Authority says whether they make a key one of an authority.
+func (o *Options) Authority() bool { return o.authority }
+
 // takeOptions reads the options at the beginning of a line.
 func takeOptions(line string) (o *Options, rest string, err error) {
 	list, rest, err := splitOptions(line)

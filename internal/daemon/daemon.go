@@ -42,8 +42,9 @@ const progressTimeout = 10 * time.Second
 // minThreads is the least GOMAXPROCS, however few processors there are. A thread in a
 // long system call, such as a transaction of nf_tables, or one that the kernel has
 // preempted for another program, keeps its place meanwhile, and visitors would wait for
-// it.
-const minThreads = 4
+// it. With eight, there is a place while the fence, the comparison of grants, several
+// operators' answers and the garbage collector, which takes a quarter, have theirs.
+const minThreads = 8
 
 // Daemon is what Serve runs. All fields are needed.
 type Daemon struct {

@@ -72,7 +72,9 @@ func (h *Host) Run(ctx context.Context) []Finding {
 	add(h.privileges()...)
 	add(h.kernel(c)...)
 	add(h.conntrack(c)...)
-	add(clock(readClock())...)
+	now := readClock()
+	add(clock(now)...)
+	add(timed(c, now)...)
 
 	status, err := h.Status(ctx)
 	daemon := h.daemonPID()
@@ -106,6 +108,7 @@ func (h *Host) Run(ctx context.Context) []Finding {
 	for i := range c.Doors {
 		add(h.unit(ctx, &c.Doors[i], reader, holders)...)
 		add(h.needs(&c.Doors[i], reader)...)
+		add(h.equipped(&c.Doors[i], reader)...)
 		add(h.presence(&c.Doors[i])...)
 		add(h.logins(ctx, &c.Doors[i], reader, status)...)
 	}
@@ -118,9 +121,16 @@ func (h *Host) Run(ctx context.Context) []Finding {
 	return once(all)
 }
 
-// once leaves out what the daemon warns about when another finding says it, in the
-// same words or with the same thing to do at the same place.
+// once leaves out what was said of another door already, and what the daemon warns about
+// when another finding says it, in the same words or with the same thing to do at the same
+// place.
 func once(all []Finding) []Finding {
+	said := map[Finding]bool{}
+	all = slices.DeleteFunc(all, func(f Finding) bool {
+		before := said[f]
+		said[f] = true
+		return before
+	})
 	return slices.DeleteFunc(all, func(w Finding) bool {
 		return w.Where == daemonWhere && w.Verdict == Warning && slices.ContainsFunc(all, func(f Finding) bool {
 			return f.Where != daemonWhere && (w.What == f.What || w.What == f.Where+" "+f.What ||

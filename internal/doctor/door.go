@@ -205,6 +205,9 @@ func outside(c *config.Config) []Finding {
 			do += fmt.Sprintf(" --wait %d", d.Ports[i].First)
 		}
 	}
+	if _, ok := d.Knocks[0].Rule.(knock.Invited); ok {
+		do = "from outside, with a profile of this gateway: doorward knock PROFILE " + d.Name
+	}
 	return []Finding{{Note, "network", "cannot see from here whether a router or a" +
 		" provider's firewall lets knocks through", do}}
 }

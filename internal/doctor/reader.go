@@ -15,6 +15,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // reader is who reads the logs: the daemon's user, and its groups.
@@ -113,6 +114,9 @@ func (r *reader) kept(path string) string {
 // reader may read them.
 func (h *Host) needs(d *config.Door, r *reader) (all []Finding) {
 	for _, k := range d.Knocks {
+		if _, ok := k.Rule.(knock.Equipped); ok {
+			continue // their files are read: see equipped
+		}
 		of := fmt.Sprintf("knock %s of door %s", k.Name, d.Name)
 		for _, name := range k.Needs().Files {
 			path := h.path(name)

@@ -43,8 +43,15 @@ func fenceDoors(c *config.Config) []fence.Door {
 }
 
 // guard makes the fence guard the doors of a configuration. It takes long where there are
-// many, so except at the start it is called in the background.
+// many, so except at the start it is called in the background: see guardBeside.
 func (g *Gateway) guard(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
+
+// guardBeside is guard for a task in the background. Nobody else can change the fence
+// while a part of this is under way in the kernel, so it must not wait for a core.
+func (g *Gateway) guardBeside(c *config.Config) error {
+	g.urgent()
+	return g.guard(c)
+}
 
 // atTheFence runs a task on the fence in the background.
 func (g *Gateway) atTheFence(work func() event) {
@@ -83,10 +90,10 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 	g.fencing.goes = goes
 	g.changes.page.invalidate() // the sets of grants may have been replaced
 	g.atTheFence(func() event {
-		err := g.guard(c)
+		err := g.guardBeside(c)
 		var back error
 		if err != nil {
-			back = g.guard(inUse)
+			back = g.guardBeside(inUse)
 		}
 		return func(now time.Time) {
 			if err != nil {
@@ -119,7 +126,7 @@ func (g *Gateway) repairIfDue(now time.Time) {
 		}
 		var err error
 		if differs != nil {
-			err = g.guard(inUse)
+			err = g.guardBeside(inUse)
 		}
 		return func(now time.Time) { g.repaired(now, all, differs, err) }
 	})

@@ -213,6 +213,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		return err
 	}
 	defer g.listeners.close()
+	g.urgent() // only now, so that what begin has started does not inherit it
 	g.refreshSessions(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -341,6 +342,14 @@ func (g *Gateway) next() time.Time {
 	return next
 }
 
+// urgent lets the calling goroutine run before others. It must end soon, or be the loop's,
+// and start no programs.
+func (g *Gateway) urgent() {
+	if g.world.Urgent != nil {
+		g.world.Urgent()
+	}
+}
+
 // post hands an event to the next turn. It gives up when the gateway ends.
 func (g *Gateway) post(e event) {
 	select {
@@ -423,6 +432,11 @@ func (g *Gateway) upkeep(now time.Time) {
 	}
 	g.lookForSpent()
 	g.readFiles(now, false)
+	for _, k := range g.keeps {
+		if f, ok := k.of.(knock.Forgetter); ok {
+			f.Forget(now)
+		}
+	}
 	g.writer.tryAgain()
 }
 

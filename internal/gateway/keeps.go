@@ -158,8 +158,9 @@ func noteEvent(event string) string {
 
 // endReason is why somebody's grants end: an order, or that a file has changed.
 func endReason(by control.Caller) string {
+	const why = "they may not knock any more"
 	if by.Name != "" {
-		return "by " + by.Name
+		return why + ", by order of " + by.Name
 	}
-	return "they may not knock any more"
+	return why
 }

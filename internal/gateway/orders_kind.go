@@ -28,7 +28,7 @@ func (g *Gateway) orderKind(now time.Time, by control.Caller, o control.KindRequ
 	}
 	g.carryOut(now, k, by, change, func(_ time.Time, ended int, unsaved error) {
 		reply := control.Reply{Message: k.kind + " " + o.What + ": done", Result: result,
-			Changed: len(change.Marks)+len(change.Notes)+ended > 0}
+			Changed: len(change.Marks)+len(change.Notes)+ended > 0, Ended: ended}
 		if change.Recheck {
 			reply.Message += "; grants ended: " + fmt.Sprint(ended)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/priority"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/sockdiag"
 	"github.com/doorward/doorward/internal/store"
@@ -64,6 +65,9 @@ type World struct {
 	Stamp     func(path string) string
 	// Now returns the time; time.Now in the real world.
 	Now func() time.Time
+	// Urgent lets the calling goroutine run before others for as long as it lives; see
+	// priority.Raise. nil: it does nothing.
+	Urgent func()
 }
 
 // Observation is what a check for presence found.
@@ -168,6 +172,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		KnockFile:    readKnockFile,
 		Stamp:        stampOf,
 		Now:          time.Now,
+		Urgent:       priority.Raise,
 	}
 }
 

@@ -69,14 +69,20 @@ type Equipped interface {
 	// Equipment are those of its files that it cannot do without, as doorward init makes
 	// them where they are missing.
 	Equipment(random io.Reader) ([]Equipment, error)
-	// Inspect says what is wrong with one of the rule's files (Needs), a sentence each, and
-	// in a few words what it has. The text is as files of a Kept are read (File); with an
-	// error it cannot be.
-	Inspect(path string, text []byte, err error) (has string, problems []string)
+	// Inspect says what is wrong with one of the files, a sentence each, and in a few words
+	// what it has. With an error it cannot be read.
+	Inspect(f File, text []byte, err error) (has string, problems []string)
 	// Uses are the files, as they are read.
 	Uses() []File
 	// Maker is the command, word by word, that makes a file without which nobody can knock.
 	Maker() []string
+}
+
+// Timed is a Rule of which some knocks have a time in them.
+type Timed interface {
+	Rule
+	// Fresh is how far from the gateway's clock that may be; 0 where none has.
+	Fresh() time.Duration
 }
 
 // Equipment is a file that a knock goes by, as it is made for the first time. Only its
@@ -106,6 +112,4 @@ type Lots struct {
 	// to outgoing connections. For doorward init they also have no name in /etc/services,
 	// and scanners do not try them first.
 	Ports func(m Medium, n int) ([]uint16, error)
-	// Taken says whether something on this machine, or a door, uses a port.
-	Taken func(m Medium, number uint16) bool
 }

@@ -33,6 +33,11 @@ func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
 	// caught, not ignored, since an ignored signal stays ignored in the programs that are
 	// started, signal(7).
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
+	// Nobody waits for what is started in the way in which visitors wait for the daemon: none
+	// of it may raise its priority as the daemon's threads do.
+	if err := unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("set the limit of nice values: %w", err)
+	}
 	unix.CloseOnExec(inherited)
 	conn, err := connOf(os.NewFile(inherited, "daemon"))
 	if err != nil {

@@ -84,6 +84,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/priority"
 )
 
 // Listener holds all listening TCP sockets of the gateway. Its methods may be called from
@@ -350,6 +351,7 @@ func (l *Listener) start() error {
 	first := make(chan begun)
 	l.running.Go(func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its signals with it
+		priority.Raise()
 		a, err := newArrivals(l.log)
 		if err != nil {
 			first <- begun{err: err}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -217,6 +218,20 @@ func Counted(n int, one string) string {
 		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(one, "y"))
 	}
 	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// identities are those of keys and of machines' secrets, with the part that is shown of
+// them where there is little room: a fingerprint is random, and 72 bits of it tell any two
+// apart.
+var identities = regexp.MustCompile(`\b(SHA256:[A-Za-z0-9+/]{12})[A-Za-z0-9+/]{31}|\b(secret:[0-9a-f]{12})[0-9a-f]{20}`)
+
+// Party is like Text for somebody's name. On a terminal, which has a width, the identity in
+// it is shortened, in a way that doorward keys understands.
+func Party(s string, width int) string {
+	if width == 0 {
+		return Text(s)
+	}
+	return identities.ReplaceAllString(Text(s), "$1$2…")
 }
 
 // OrDash is like Text, but returns "-" for an empty text.

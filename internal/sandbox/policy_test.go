@@ -5,6 +5,7 @@ package sandbox
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -195,6 +196,14 @@ func TestArguments(t *testing.T) {
 		{call{"setsockopt", [6]uint64{1: unix.IPPROTO_IP, 2: unix.IP_TRANSPARENT}}, allWalls, no},
 		{call{"prlimit64", [6]uint64{0}}, allWalls, 0},
 		{call{"prlimit64", [6]uint64{1}}, allWalls, no},
+		{call{"getpriority", [6]uint64{unix.PRIO_PROCESS, 0}}, allWalls, 0},
+		{call{"getpriority", [6]uint64{unix.PRIO_PROCESS, 1}}, allWalls, no},
+		{call{"setpriority", [6]uint64{unix.PRIO_PROCESS, 0, math.MaxUint - 9}}, allWalls, 0},   // -10
+		{call{"setpriority", [6]uint64{unix.PRIO_PROCESS, 0, math.MaxUint - 10}}, allWalls, no}, // -11
+		{call{"setpriority", [6]uint64{unix.PRIO_PROCESS, 0, 0}}, allWalls, no},
+		{call{"setpriority", [6]uint64{unix.PRIO_PROCESS, 1, math.MaxUint - 9}}, allWalls, no}, // another process
+		{call{"setpriority", [6]uint64{unix.PRIO_PGRP, 0, math.MaxUint - 9}}, allWalls, no},    // all of its group
+		{call{"setpriority", [6]uint64{unix.PRIO_USER, 0, math.MaxUint - 9}}, allWalls, no},    // all of its user
 		{call{"prctl", [6]uint64{unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE}}, allWalls, no},
 		{call{"ioctl", [6]uint64{1: unix.TCGETS}}, allWalls, 0},
 		{call{"ioctl", [6]uint64{1: unix.SIOCSIFFLAGS}}, allWalls, no},

@@ -3,9 +3,12 @@
 package sandbox
 
 import (
+	"math"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/priority"
 )
 
 // Constants of linux/sched.h and linux/prctl.h that golang.org/x/sys/unix does not have.
@@ -69,6 +72,9 @@ var memory = [...]rule{
 // process cannot change its own name, which is in the journal's entries.
 var process = [...]rule{
 	allow("prlimit64", is(0, 0)),
+	// A thread's own priority. Go extends the sign of the nice value to a register's width.
+	allow("getpriority", is(0, unix.PRIO_PROCESS), is(1, 0)),
+	allow("setpriority", is(0, unix.PRIO_PROCESS), is(1, 0), is(2, uint64(priority.Nice&math.MaxUint))),
 	allow("prctl", is(0, prSetVMA)),
 	allow("prctl", is(0, unix.PR_GET_NAME)),
 	allow("prctl", is(0, unix.PR_GET_DUMPABLE)),

@@ -56,32 +56,32 @@ type KeysArgs struct {
 
 // Keys is who may knock, 1000 at most.
 type Keys struct {
-	Keys    []KeyEntry  `json:"keys"`
-	More    int         `json:"more,omitempty"` // that are not listed
-	Invites []CodeEntry `json:"invites"`
-	Rescues []CodeEntry `json:"rescues"`
+	Keys    []KeyEntry  `json:"keys"`           // never null, as are the others
+	More    int         `json:"more,omitempty"` // how many are not listed
+	Invites []CodeEntry `json:"invites"`        // that were not used yet
+	Rescues []CodeEntry `json:"rescues"`        // rescue codes that were not used yet
 }
 
 // KeyEntry is one who may knock.
 type KeyEntry struct {
-	ID      string   `json:"id"` // "SHA256:...", or "secret:..." of a machine
-	Name    string   `json:"name,omitempty"`
-	Type    string   `json:"type"`   // "ssh-ed25519" and so on, "secret"
-	Origin  string   `json:"origin"` // a file's path and line, or "enrolled"
-	Options string   `json:"options,omitempty"`
-	Doors   []string `json:"doors"`             // whose knocks know it
-	Locked  string   `json:"locked,omitempty"`  // by whom and when
-	Revoked string   `json:"revoked,omitempty"` // likewise
+	ID      string   `json:"id"`                // "SHA256:...", or "secret:..." of a machine
+	Name    string   `json:"name,omitempty"`    // for people: a key's comment, or whom its invite was for
+	Type    string   `json:"type"`              // "ssh-ed25519" and so on, "authority ssh-ed25519", "secret"
+	Origin  string   `json:"origin"`            // a file's path and line, or "enrolled"
+	Options string   `json:"options,omitempty"` // as in authorized_keys
+	Doors   []string `json:"doors"`             // whose knocks know it; its options may allow fewer
+	Locked  string   `json:"locked,omitempty"`  // by whom and when, if it is
+	Revoked string   `json:"revoked,omitempty"` // by whom and when, if it is
 }
 
 // CodeEntry is an invite or a rescue code that was not used yet.
 type CodeEntry struct {
-	ID      string     `json:"id"` // the beginning of its hash
-	Name    string     `json:"name,omitempty"`
-	Options string     `json:"options,omitempty"`
+	ID      string     `json:"id"`                // the beginning of its hash
+	Name    string     `json:"name,omitempty"`    // whom it is for
+	Options string     `json:"options,omitempty"` // of the key that it enrols
 	Made    time.Time  `json:"made"`
-	Expires *time.Time `json:"expires,omitempty"`
-	Key     string     `json:"key,omitempty"`
+	Expires *time.Time `json:"expires,omitempty"` // never for a rescue code
+	Key     string     `json:"key,omitempty"`     // the fingerprint of the one key that it is for
 }
 
 // AddArgs enrols keys without an invite.

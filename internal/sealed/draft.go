@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -17,6 +17,7 @@ var (
 	_ knock.Drafted  = Kind{}
 	_ knock.Equipped = Rule{}
 	_ knock.Invited  = Rule{}
+	_ knock.Timed    = Rule{}
 )
 
 // Brief says what sets the kind apart.
@@ -24,33 +25,32 @@ func (Kind) Brief() string { return "SSH keys open, with doorward on the visitor
 
 // Proposal describes what is drafted.
 func (Kind) Proposal() string {
-	return `A few encrypted datagrams to a UDP port, signed with an SSH key. Who may knock
-is on a list, as for sshd, and is invited by doorward invite. Whoever has no
-invite gets no answer, and learns nothing from watching others.`
+	return `A few encrypted datagrams to a UDP port, here one at random from 20000 to
+32767 and 61000 to 65535, signed with an SSH key. Who may knock is on a list, as
+for sshd, and is invited by doorward invite. Whoever has no invite gets no answer,
+and learns nothing from watching others.`
 }
 
 // Choices are the port and the carriers.
 func (Kind) Choices() []knock.Choice {
 	return []knock.Choice{
-		{Name: "knock-port", Usage: "UDP `PORT` of the sealed knock (default: 41641, or another if that is in use)",
-			Question: "UDP port of the knock", Proposal: "free"},
+		{Name: "knock-port", Usage: "UDP `PORT` of the sealed knock (default: at random)",
+			Question: "UDP port of the knock, or random for one that nothing else uses", Proposal: "random"},
 		{Name: "carriers", List: true, Usage: "udp, or udp,tcp for networks that block UDP (default: udp)",
 			Question: "Carriers of the knock: udp, or udp tcp for networks that block UDP", Proposal: "udp"},
 	}
 }
 
-// Draft writes a knock at the port that was chosen, or the default one if it is free.
+// Draft writes a knock at the port that was chosen, or at one that is drawn: the default
+// one is among those that Linux gives to outgoing connections.
 func (Kind) Draft(chosen map[string][]string, from knock.Lots) (string, error) {
 	number := strings.Join(chosen["knock-port"], " ")
 	if number == "" {
-		number = fmt.Sprint(defaultPort)
-		if from.Taken != nil && from.Taken(knock.Datagrams, defaultPort) {
-			drawn, err := from.Ports(knock.Datagrams, 1)
-			if err != nil {
-				return "", err
-			}
-			number = fmt.Sprint(drawn[0])
+		drawn, err := from.Ports(knock.Datagrams, 1)
+		if err != nil {
+			return "", err
 		}
+		number = fmt.Sprint(drawn[0])
 	}
 	carriers := chosen["carriers"]
 	if len(carriers) == 0 {
@@ -121,44 +121,45 @@ func (r Rule) Equipment(random io.Reader) ([]knock.Equipment, error) {
 	return []knock.Equipment{{Path: r.Identity, Text: identity}, {Path: r.Keys, Text: []byte(emptyKeys)}}, nil
 }
 
+// Fresh is about single packets: a handshake needs no clock.
+func (r Rule) Fresh() time.Duration {
+	if r.OneWay {
+		return fresh
+	}
+	return 0
+}
+
 // Maker makes the identity.
 func (r Rule) Maker() []string { return []string{"doorward", "keys", "identity", r.Identity} }
 
 // Inspect reads one of the rule's files.
-func (r Rule) Inspect(path string, text []byte, err error) (has string, wrong []string) {
+func (r Rule) Inspect(f knock.File, text []byte, err error) (has string, wrong []string) {
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && path == r.Identity:
-		return "", []string{"it does not exist, and without the gateway's key nobody can knock"}
-	case errors.Is(err, fs.ErrNotExist) && path == r.Revoked:
-		return "", []string{"it does not exist, and until it does nobody can knock: who is revoked is not known"}
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && f.Absent:
 		return "is not there, which is as if it were empty", nil
+	case errors.Is(err, fs.ErrNotExist) && f.As == asIdentity:
+		return "", []string{"does not exist, and without the gateway's key nobody can knock"}
+	case errors.Is(err, fs.ErrNotExist):
+		return "", []string{"does not exist, and until it does nobody can knock: who is revoked is not known"}
 	case err != nil:
 		return "", []string{err.Error()}
 	}
-	var found []credential.Problem
-	switch path {
-	case r.Identity:
-		id, err := ReadIdentity(text)
-		if err != nil {
-			return "", []string{err.Error()}
-		}
-		has = "the gateway's key is " + id.Keys[0].String()
-	case r.Revoked:
-		if _, err := credential.ParseRevocations(text); err != nil {
-			return "", []string{err.Error()}
-		}
-		has = "a list of revoked keys"
-	case r.Keys:
-		var list []credential.Key
-		list, found = credential.Parse(text, path)
-		has = counted(len(list), "key")
-	case r.Secrets:
-		var list []credential.Secret
-		list, found = credential.ParseSecrets(text, path)
-		has = counted(len(list), "secret of a machine", "secrets of machines")
+	read, err := Kind{}.Digest(f, text)
+	if err != nil {
+		return "", []string{strings.TrimPrefix(err.Error(), f.Path+": ")}
 	}
-	for _, p := range found {
+	d, _ := read.(digest)
+	switch f.As {
+	case asIdentity:
+		has = "the gateway's key is " + d.identity.keys[0].Fingerprint().String()
+	case asRevoked:
+		has = "can be read as a list of what is revoked"
+	case asKeys:
+		has = counted(len(d.keys.All()), "key", "keys")
+	case asSecrets:
+		has = counted(len(d.secrets), "machine's secret", "machines' secrets")
+	}
+	for _, p := range d.problems {
 		if p.Line > 0 {
 			wrong = append(wrong, fmt.Sprintf("line %d: %s", p.Line, p.Text))
 		} else {
@@ -168,12 +169,9 @@ func (r Rule) Inspect(path string, text []byte, err error) (has string, wrong []
 	return has, wrong
 }
 
-func counted(n int, one string, many ...string) string {
-	switch {
-	case n == 1:
+func counted(n int, one, many string) string {
+	if n == 1 {
 		return "1 " + one
-	case len(many) > 0:
-		return fmt.Sprintf("%d %s", n, many[0])
 	}
-	return fmt.Sprintf("%d %ss", n, one)
+	return fmt.Sprintf("%d %s", n, many)
 }

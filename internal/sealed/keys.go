@@ -100,9 +100,15 @@ func (c *call) codes(of map[string]*code) (all []CodeEntry) {
 	return all
 }
 
-// find returns who has an identity, or alone has a name.
+// leastID is how much of an identity names somebody: "secret:" and twelve more.
+const leastID = 19
+
+// find returns who has an identity, or alone has the beginning of one or a name.
 func (c *call) find(key string) (e KeyEntry, err error) {
-	all, _ := c.kept.entries(func(e KeyEntry) bool { return key != "" && (e.ID == key || e.Name == key) })
+	key = strings.TrimSuffix(key, "…") // as it is shown on a terminal
+	all, _ := c.kept.entries(func(e KeyEntry) bool {
+		return key != "" && (e.ID == key || e.Name == key || len(key) >= leastID && strings.HasPrefix(e.ID, key))
+	})
 	var found []KeyEntry
 	ids := make(map[string]bool)
 	for _, e := range all {

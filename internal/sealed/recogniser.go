@@ -101,11 +101,13 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		v.Source, v.Reason = q.Address, v.Reason+", from "+v.source.String()
 	}
 	v.OpenFor, v.AtMost = min(q.OpenFor, r.rule.MaxOpenFor), terms.AtMost
-	v.Close = q.Action == seal.Close
+	if v.Close = q.Action == seal.Close; v.Close {
+		v.Reason = "the visitor gave it back"
+	}
 	v.Extend = q.Action == seal.Extend
 	switch {
 	case k.Single != nil:
-		v.Reason = "single packet"
+		v.Reason = "a single packet"
 		return r.single(v, who.party.ID, k.Single)
 	case who.code != nil:
 		return r.spend(v, who, k)
@@ -115,7 +117,7 @@ func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 
 // reasons are what a right knock was made with.
 var reasons = map[seal.CredentialKind]string{
-	0: "single packet", seal.Key: "key", seal.Certificate: "certificate", seal.Secret: "secret", seal.Code: "rescue code", seal.Invite: "invite",
+	seal.Key: "a key", seal.Certificate: "a certificate", seal.Secret: "a machine's secret", seal.Code: "a rescue code", seal.Invite: "an invite",
 }
 
 // fresh is how far a single packet's counter may be from the gateway's clock.
@@ -127,7 +129,9 @@ func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Ver
 	switch age := v.Time.Round(0).Sub(sent); { // by the wall clock, as the visitor's
 	case one.Counter > 1<<62 || age > fresh || age < -fresh:
 		return v.refuse(0, "the single packet is too old or too new: the clock of one side is wrong, or it was recorded", "stale")
-	case one.Counter <= counters[id]:
+	case one.Counter == counters[id]:
+		return nil // a visitor sends it more than once, since nobody answers it
+	case one.Counter < counters[id]:
 		return v.refuse(0, "the single packet was used before", "replay")
 	case counters[id] == 0 && len(counters) >= mostCounters:
 		return v.refuse(0, "single packets of too many are remembered", "crowded")
@@ -166,7 +170,9 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		id := who.enrolled.Fingerprint.String()
 		before, had := l.keys[id]
 		v.Marks = append(v.Marks, l.enrol(*who.enrolled))
-		v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
+		if !had {
+			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
+		}
 		v.Unsaved = func() {
 			if c.use = ""; had {
 				l.enrol(before)

@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // Whether a file can be written is known before anybody is asked anything.
@@ -63,5 +66,29 @@ func TestWritable(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); len(entries) != 3 || err != nil {
 		t.Errorf("Writable has made something: %v, %v", entries, err)
+	}
+}
+
+// What is there is left alone, and what is missing is made, for the daemon's group to read.
+func TestEquip(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "doorward")
+	has, lacks := filepath.Join(dir, "has"), filepath.Join(dir, "lacks")
+	all := []knock.Equipment{{Path: has, Text: []byte("new")}, {Path: lacks, Text: []byte("new")}}
+	if made, err := Equip(all[:1]); err != nil || !slices.Equal(made, []string{has}) {
+		t.Fatalf("made %q, %v", made, err)
+	}
+	if err := os.WriteFile(has, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if made, err := Equip(all); err != nil || !slices.Equal(made, []string{lacks}) {
+		t.Fatalf("made %q, %v; want %q alone", made, err, lacks)
+	}
+	for path, want := range map[string]string{has: "old", lacks: "new"} {
+		if text, err := os.ReadFile(path); err != nil || string(text) != want {
+			t.Errorf("%s has %q, %v; want %q", path, text, err, want)
+		}
+	}
+	if info, err := os.Stat(lacks); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("%v, %v; want mode 0640", info.Mode(), err)
 	}
 }

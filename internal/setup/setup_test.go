@@ -252,6 +252,34 @@ func TestLeft(t *testing.T) {
 		t.Errorf("a new file (-want +got):\n%s", d)
 	}
 
+	invited := "[gateway]\nhost = \"gate.example.org\"\n[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]]\nkind = \"sealed\"\nport = 28511\ncarriers = [\"udp\", \"tcp\"]\n"
+	want := []string{
+		session,
+		provider,
+		"| TCP 22, 28511",
+		"| UDP 28511",
+		"Have the machine looked over:",
+		"| sudo doorward doctor",
+		"Guard the door, now and after each boot:",
+		"| sudo systemctl enable --now doorward",
+		"Invite yourself, and later others. It prints a line, which is a secret until it is used:",
+		"| sudo doorward invite --door ssh --for YOU",
+		"On your machine, with your SSH key in its agent, and that line for LINE:",
+		"| doorward accept LINE",
+		"| doorward ssh-config gate --install",
+		"Try it from there, in a new session:",
+		"| ssh USER@gate.example.org",
+	}
+	if d := cmp.Diff(want, lines(Written{Config: parse(invited), File: config.DefaultPath, Sudo: true, Equipped: true})); d != "" {
+		t.Errorf("visitors are invited (-want +got):\n%s", d)
+	}
+	want = slices.Insert(want, 1, "Put the text in place as FILE, readable by root and the group doorward only:",
+		"| sudo install -m 0640 -g doorward FILE /etc/doorward/doorward.toml",
+		"Make the gateway's key, if it is not there yet:", "| sudo doorward keys identity /etc/doorward/sealed.key")
+	if d := cmp.Diff(want, lines(Written{Config: parse(invited), File: "-", Sudo: true})); d != "" {
+		t.Errorf("the file was printed (-want +got):\n%s", d)
+	}
+
 	udp := "[door.vpn]\nports = [\"51820/udp\"]\n" + strings.ReplaceAll(leftText[strings.Index(leftText, "[[door"):], "door.ssh", "door.vpn")
 	got = lines(Written{Config: parse(udp), File: "/root/my file", Rewritten: true})
 	if d := cmp.Diff([]string{

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"slices"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
@@ -45,11 +44,7 @@ func Lots(c *config.Config, taken func(port.Port) bool, entropy io.Reader) knock
 		}
 		return all, nil
 	}
-	used := func(m knock.Medium, number uint16) bool {
-		p := knock.Place{Medium: m, Port: number}.AsPort()
-		return belongs(c, p) || taken(p)
-	}
-	return knock.Lots{Reader: entropy, Ports: ports, Taken: used}
+	return knock.Lots{Reader: entropy, Ports: ports}
 }
 
 // candidates returns the ports that no door of c has anything to do with.
@@ -74,21 +69,6 @@ func candidates(c *config.Config, m knock.Medium) (free []port.Port) {
 		}
 	}
 	return free
-}
-
-// belongs says whether a door of c guards a port, or hears a knock at it.
-func belongs(c *config.Config, p port.Port) bool {
-	for _, d := range c.Doors {
-		if port.Within(d.Ports, p) {
-			return true
-		}
-		for _, k := range d.Knocks {
-			if slices.ContainsFunc(k.Hears(), func(at knock.Place) bool { return at.AsPort() == p }) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // intn draws a number from 0 to n-1.

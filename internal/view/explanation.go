@@ -48,7 +48,7 @@ func (v View) cover(c control.Cover) string {
 	case control.CoverOwn:
 		return source + " is an address of this machine"
 	}
-	text := source + " has a grant by " + output.Text(c.By)
+	text := source + " has a grant by " + output.Party(c.By, v.Width)
 	if c.Until != nil {
 		text += " until " + v.until(*c.Until)
 	}

@@ -45,7 +45,7 @@ func (v View) letIn(s control.Session) string {
 	if g.By == control.CoverAlways {
 		return output.Text("always (" + g.Source + ")")
 	}
-	by := output.Text(g.By) + v.givenAt(g)
+	by := output.Party(g.By, v.Width) + v.givenAt(g)
 	if g.Source != s.Source {
 		by += ", for " + output.Text(g.Source)
 	}

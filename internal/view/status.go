@@ -265,7 +265,7 @@ func (v View) grants(doors []control.Door) []string {
 			if g.Given != nil {
 				given = output.Clock(*g.Given, v.Now)
 			}
-			rows = append(rows, []string{output.Text(d.Name), output.Text(g.Source), output.Spell(g.Expires.Sub(v.Now)), given, output.Text(strings.Join(g.For, ", "))})
+			rows = append(rows, []string{output.Text(d.Name), output.Text(g.Source), output.Spell(g.Expires.Sub(v.Now)), given, output.Party(strings.Join(g.For, ", "), v.Width)})
 		}
 	}
 	return v.list([]string{"GRANTS", "SOURCE", "LEFT", "GIVEN", "BY"}, rows, total)

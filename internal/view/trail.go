@@ -85,7 +85,7 @@ func (t *Trail) print(cells []string) error {
 // cells returns a record's columns: when, what, where, who, and the rest in words.
 func (t *Trail) cells(r audit.Record) []string {
 	at := r.Time.In(t.zone)
-	why := output.Text(r.Reason)
+	why := output.Party(r.Reason, t.width)
 	if r.Reason == "by "+r.By {
 		why = "" // said below
 	}
@@ -98,7 +98,7 @@ func (t *Trail) cells(r audit.Record) []string {
 		}
 	}
 	if r.By != "" {
-		by := "by " + output.Text(r.By)
+		by := "by " + output.Party(r.By, t.width)
 		if why == "" {
 			why = by
 		} else {
