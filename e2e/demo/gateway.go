@@ -9,10 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
 )
+
+// listens is the line of the knock's port.
+var listens = regexp.MustCompile(`(?m)^kind = "sealed"\n(?:#.*\n)*port = (\d+)$`)
 
 // setUp has init write a configuration, and starts the daemon.
 func (s *story) setUp(ctx context.Context) error {
@@ -32,6 +36,11 @@ func (s *story) setUp(ctx context.Context) error {
 	if text, err = s.adapted(text); err != nil {
 		return err
 	}
+	port := listens.FindStringSubmatch(text)
+	if port == nil {
+		return fmt.Errorf("init has written no port of a sealed knock:\n%s", text)
+	}
+	s.port = port[1]
 	file, err := s.lab.Write("doorward.toml", text)
 	if err != nil {
 		return err
@@ -41,6 +50,11 @@ func (s *story) setUp(ctx context.Context) error {
 	}
 	s.say("   Changed for this story: a command starts sshd, since there is no systemd here;")
 	s.say("   grants are for 4 s, and sshd stops when nobody has been in for 4 s.")
+	open := []string{"nft", "add", "rule", "inet", "firewall", "input", "udp", "dport", s.port, "accept"}
+	s.typed("gateway", open...)
+	if _, err := s.gateway.Run(ctx, open[0], open[1:]...); err != nil {
+		return err
+	}
 	s.typed("gateway", "doorwardd")
 	if err := s.start(ctx); err != nil {
 		return err
@@ -73,7 +87,7 @@ func (s *story) adapted(text string) (string, error) {
 	} {
 		text = strings.Replace(text, change[0], change[1], 1)
 	}
-	for _, line := range []string{"open_for = \"4s\"", "ports = [\"22/tcp\"]", "kind = \"sealed\"", fmt.Sprintf("port = %d", knockPort)} {
+	for _, line := range []string{"open_for = \"4s\"", "ports = [\"22/tcp\"]", "kind = \"sealed\""} {
 		if strings.Count(text, "\n"+line+"\n") != 1 {
 			return "", fmt.Errorf("init has not written what the story is about, %q:\n%s", line, text)
 		}

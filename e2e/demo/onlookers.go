@@ -74,7 +74,7 @@ func (s *story) gotNothing(ctx context.Context) error {
 }
 
 func (s *story) scanAgain(ctx context.Context) error {
-	if err := s.nmap(ctx, fmt.Sprintf("-pT:20-25,U:%d-%d", knockPort-1, knockPort+1)); err != nil {
+	if err := s.nmap(ctx, "-pT:20-25,U:123,"+s.port); err != nil {
 		return err
 	}
 	if s.reaches(s.scanner) != nil {
@@ -88,8 +88,8 @@ func (s *story) overheard(context.Context) error {
 	if n, err := s.wire.lost(); err != nil || n > 0 {
 		return fmt.Errorf("%d packets were not recorded: %w", n, err)
 	}
-	there, back := s.wire.knocks()
-	s.say("   What it sees: that she talks to UDP port %d and then to port 22, when, and", knockPort)
+	there, back := s.wire.knocks(s.port)
+	s.say("   What it sees: that she talks to UDP port %s and then to port 22, when, and", s.port)
 	s.say("   how long the datagrams are:")
 	for _, way := range []struct {
 		name string
@@ -174,7 +174,7 @@ func nothingTwice(all []datagram) error {
 
 // replaysAsItself sends all that was recorded again, with the eavesdropper's source.
 func (s *story) replaysAsItself(ctx context.Context) error {
-	there, _ := s.wire.knocks()
+	there, _ := s.wire.knocks(s.port)
 	before, err := s.trail(ctx, "granted")
 	if err != nil {
 		return err
@@ -254,13 +254,13 @@ func (s *story) replaysAsAlice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	there, back := s.wire.knocks()
+	there, back := s.wire.knocks(s.port)
 	if _, err := s.wire.resend(ctx, there, true); err != nil {
 		return err
 	}
 	// The gateway answers the laptop, which shows that all this has arrived.
 	err = lab.Until(ctx, 5*time.Second, "the gateway's answers to the laptop", func() error {
-		_, now := s.wire.knocks()
+		_, now := s.wire.knocks(s.port)
 		if len(now) <= len(back) {
 			return errors.New("none")
 		}
@@ -276,6 +276,6 @@ func (s *story) replaysAsAlice(ctx context.Context) error {
 	if err := s.nothingGiven(ctx, before, "nothing was opened: a handshake counts once"); err != nil {
 		return err
 	}
-	_, back = s.wire.knocks()
+	_, back = s.wire.knocks(s.port)
 	return nothingTwice(back)
 }

@@ -19,7 +19,6 @@ const (
 	gate4, gate6     = "192.0.2.1", "2001:db8::1"
 	laptop4, laptop6 = "192.0.2.2", "2001:db8::2"
 	name             = "gate.example" // the gateway's, for visitors
-	knockPort        = 41641          // which init proposes
 
 	dark = 500 * time.Millisecond // without an answer
 )
@@ -37,6 +36,7 @@ type story struct {
 	authLog string
 	config  string // the gateway's file
 	socket  string // the daemon's
+	port    string // of the knock
 	home    string // of the laptop's user
 	agent   string // socket of her ssh-agent
 	invite  string
@@ -126,18 +126,17 @@ func (s *story) furnish(ctx context.Context) (err error) {
 	if err := s.furnishLaptop(ctx); err != nil {
 		return err
 	}
-	// As most servers, the gateway drops what it does not know; what doorward needs is open.
-	if _, err := s.nft(ctx, s.gateway, "firewall.nft", fmt.Sprintf(`table inet firewall {
+	// As most servers, the gateway drops what it does not know.
+	if _, err := s.nft(ctx, s.gateway, "firewall.nft", `table inet firewall {
 	chain input {
 		type filter hook input priority filter; policy drop;
 		ct state established,related accept
 		iif lo accept
 		meta l4proto ipv6-icmp accept
 		tcp dport 22 accept
-		udp dport %d accept
 	}
 }
-`, knockPort)); err != nil {
+`); err != nil {
 		return err
 	}
 	// What the scanner gets from the gateway is counted by its own kernel, but for
