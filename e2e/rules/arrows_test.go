@@ -233,6 +233,8 @@ var arrows = map[string]map[string]string{
 		"internal/control":     "reads status and gives orders as an operator would",
 		"internal/systemdtest": "boots the server",
 		"packaging":            "what brings the daemon to the server",
+		"internal/seal":        "knocks at the safe",
+		"internal/credential":  "signs those knocks",
 	},
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
