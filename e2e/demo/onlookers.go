@@ -23,17 +23,17 @@ import (
 
 // scan has nmap try all there is.
 func (s *story) scan(ctx context.Context) error {
-	if err := s.nmap(ctx, "-p-"); err != nil {
+	if err := s.nmap(ctx, "--min-rate", "30000", "-p-"); err != nil {
 		return err
 	}
-	s.tick("131,070 ports, twice: no answer, and no port differs from another")
+	s.tick("131,070 ports, twice: none differs from another")
 	return s.gotNothing(ctx)
 }
 
 // nmap scans the gateway over both families, and fails when there is an answer.
-func (s *story) nmap(ctx context.Context, ports string) error {
+func (s *story) nmap(ctx context.Context, which ...string) error {
 	for _, to := range [][]string{{gate4}, {"-6", gate6}} {
-		argv := append([]string{"nmap", "-n", "-Pn", "-sS", "-sU", "--max-retries", "0", "--min-rate", "30000", ports}, to...)
+		argv := slices.Concat([]string{"nmap", "-n", "-Pn", "-sSU", "--max-retries", "0"}, which, to)
 		s.typed("scanner", argv...)
 		out, err := s.scanner.Run(ctx, argv[0], argv[1:]...)
 		if err != nil {
@@ -52,29 +52,39 @@ func (s *story) nmap(ctx context.Context, ports string) error {
 	return nil
 }
 
-var counted = regexp.MustCompile(`packets (\d+) bytes \d+`)
+var packets = regexp.MustCompile(`packets (\d+) bytes`)
 
 // gotNothing checks that the gateway has never sent the scanner anything.
 func (s *story) gotNothing(ctx context.Context) error {
 	s.typed("scanner", "nft", "list", "counter", "inet", "watch", "from-gateway")
-	out, err := s.scanner.Run(ctx, "nft", "list", "counter", "inet", "watch", "from-gateway")
+	n, err := s.counted(ctx, "list")
 	if err != nil {
 		return err
 	}
-	m := counted.FindStringSubmatch(out)
-	if m == nil {
-		return fmt.Errorf("nft has not counted: %s", out)
-	}
-	s.quote(m[0])
-	if m[1] != "0" {
+	s.quote("packets " + n)
+	if n != "0" {
 		return errors.New("the scanner got packets from the gateway")
 	}
-	s.tick("the scanner's kernel has counted what came from the gateway so far: nothing")
+	s.tick("not one packet came from the gateway, ever")
 	return nil
 }
 
+// counted is how many packets have come to the scanner from the gateway, since how was
+// "reset".
+func (s *story) counted(ctx context.Context, how string) (string, error) {
+	out, err := s.scanner.Run(ctx, "nft", how, "counter", "inet", "watch", "from-gateway")
+	if err != nil {
+		return "", err
+	}
+	m := packets.FindStringSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("nft has not counted: %s", out)
+	}
+	return m[1], nil
+}
+
 func (s *story) scanAgain(ctx context.Context) error {
-	if err := s.nmap(ctx, fmt.Sprintf("-pT:20-25,U:%d-%d", knockPort-1, knockPort+1)); err != nil {
+	if err := s.nmap(ctx, "-T5", "-pT:22,U:"+s.port); err != nil {
 		return err
 	}
 	if s.reaches(s.scanner) != nil {
@@ -88,8 +98,8 @@ func (s *story) overheard(context.Context) error {
 	if n, err := s.wire.lost(); err != nil || n > 0 {
 		return fmt.Errorf("%d packets were not recorded: %w", n, err)
 	}
-	there, back := s.wire.knocks()
-	s.say("   What it sees: that she talks to UDP port %d and then to port 22, when, and", knockPort)
+	there, back := s.wire.knocks(s.port)
+	s.say("   What it sees: that she talks to UDP port %s and then to port 22, when, and", s.port)
 	s.say("   how long the datagrams are:")
 	for _, way := range []struct {
 		name string
@@ -104,11 +114,11 @@ func (s *story) overheard(context.Context) error {
 	if err := s.noneOfTheSecrets(all); err != nil {
 		return err
 	}
-	s.tick("no name, key, fingerprint, code or address of hers or the gateway's is in them")
+	s.tick("none of their names, keys, fingerprints and secrets is in them")
 	if err := nothingTwice(all); err != nil {
 		return err
 	}
-	s.tick("no 8 bytes of them come twice: no header, no version, nothing that marks a knock")
+	s.tick("no 8 bytes come twice: no header, nothing that marks a knock")
 	return nil
 }
 
@@ -142,6 +152,11 @@ func (s *story) noneOfTheSecrets(all []datagram) error {
 		"her public key": string(key[len(key)-32:]), "her key's fingerprint": string(digest[:]),
 		"the gateway's fingerprint": string(invite.Fingerprint[:]), "the profile secret": string(invite.Secret[:]), "the invite's code": string(invite.Code[:]),
 	}
+	return found(hidden, all)
+}
+
+// found is an error if something of what is hidden is in a datagram.
+func found(hidden map[string]string, all []datagram) error {
 	for what, bytes := range hidden {
 		for _, d := range all {
 			if strings.Contains(d.payload, bytes) {
@@ -174,7 +189,7 @@ func nothingTwice(all []datagram) error {
 
 // replaysAsItself sends all that was recorded again, with the eavesdropper's source.
 func (s *story) replaysAsItself(ctx context.Context) error {
-	there, _ := s.wire.knocks()
+	there, _ := s.wire.knocks(s.port)
 	before, err := s.trail(ctx, "granted")
 	if err != nil {
 		return err
@@ -185,8 +200,8 @@ func (s *story) replaysAsItself(ctx context.Context) error {
 		return err
 	}
 	s.quote(fmt.Sprintf("%d datagrams that begin a knock: %d answers", len(first), len(answers)))
-	s.say("   Those are answered whoever sends them, and with no more bytes than they have. The")
-	s.say("   answers are as random as the rest: only who made a datagram can read its answer.")
+	s.say("   Those are answered whoever sends them, with no more bytes than they have. The")
+	s.say("   answers are as random as the rest: who made a datagram can read its answer.")
 	if err := errors.Join(s.noneOfTheSecrets(answers), nothingTwice(answers)); err != nil {
 		return err
 	}
@@ -254,28 +269,30 @@ func (s *story) replaysAsAlice(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	there, back := s.wire.knocks()
+	there, back := s.wire.knocks(s.port)
 	if _, err := s.wire.resend(ctx, there, true); err != nil {
 		return err
 	}
-	// The gateway answers the laptop, which shows that all this has arrived.
+	// The gateway answers the laptop, which shows that all this has arrived. To requests, it
+	// says again what it said, if they came within a minute of the first.
+	first, _ := conversations(there)
 	err = lab.Until(ctx, 5*time.Second, "the gateway's answers to the laptop", func() error {
-		_, now := s.wire.knocks()
-		if len(now) <= len(back) {
-			return errors.New("none")
+		_, now := s.wire.knocks(s.port)
+		if n := len(now) - len(back); n < len(first) {
+			return fmt.Errorf("%d to %d datagrams", n, len(there))
 		}
-		s.quote(fmt.Sprintf("sent %d datagrams; the laptop got %d, which nobody there waits for", len(there), len(now)-len(back)))
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	s.quote(fmt.Sprintf("%d datagrams; the gateway answers the laptop, where nobody waits for it", len(there)))
 	if s.reaches(s.laptop) != nil {
 		return fmt.Errorf("the laptop: a replay has opened the door: %w", errIn)
 	}
 	if err := s.nothingGiven(ctx, before, "nothing was opened: a handshake counts once"); err != nil {
 		return err
 	}
-	_, back = s.wire.knocks()
+	_, back = s.wire.knocks(s.port)
 	return nothingTwice(back)
 }

@@ -19,7 +19,6 @@ const (
 	gate4, gate6     = "192.0.2.1", "2001:db8::1"
 	laptop4, laptop6 = "192.0.2.2", "2001:db8::2"
 	name             = "gate.example" // the gateway's, for visitors
-	knockPort        = 41641          // which init proposes
 
 	dark = 500 * time.Millisecond // without an answer
 )
@@ -37,6 +36,7 @@ type story struct {
 	authLog string
 	config  string // the gateway's file
 	socket  string // the daemon's
+	port    string // of the knock
 	home    string // of the laptop's user
 	agent   string // socket of her ssh-agent
 	invite  string
@@ -59,8 +59,8 @@ func (s *story) chapters() []chapter {
 		{"The operator invites Alice, in one line", s.invites},
 		{"On the laptop: no answer, and then she accepts", s.accepts},
 		{"From now on it is plain ssh, which knocks, waits and logs in", s.logsIn},
-		{"While she is in, the scanner still gets nothing", s.scanAgain},
-		{"The eavesdropper has all that she sent and got, and learns nothing", s.overheard},
+		{"The scanner still gets nothing while she is in", s.scanAgain},
+		{"The eavesdropper has every packet of hers, and learns nothing", s.overheard},
 		{"It replays all of it, from its own address", s.replaysAsItself},
 		{"And from hers, when her grant has run out", s.replaysAsAlice},
 		{"She leaves; when nobody has been in for a while, sshd stops", s.goesDark},
@@ -97,8 +97,8 @@ func (s *story) build(ctx context.Context) (err error) {
 		}
 		s.say("     %-12s %-9s and %s", h.name, strings.Split(h.addrs[0], "/")[0], strings.Split(h.addrs[1], "/")[0])
 	}
-	s.say("     eavesdropper 192.0.2.4 and 2001:db8::4; it is the network that the laptop is in,")
-	s.say("                  and sees each packet from there and to there")
+	s.say("     eavesdropper 192.0.2.4 and 2001:db8::4: the network that the laptop is in,")
+	s.say("                  which sees each packet from there and to there")
 	if err := s.furnish(ctx); err != nil {
 		return err
 	}
@@ -126,23 +126,26 @@ func (s *story) furnish(ctx context.Context) (err error) {
 	if err := s.furnishLaptop(ctx); err != nil {
 		return err
 	}
-	// As most servers, the gateway drops what it does not know; what doorward needs is open.
-	if _, err := s.nft(ctx, s.gateway, "firewall.nft", fmt.Sprintf(`table inet firewall {
+	if err := s.watchScanner(ctx); err != nil {
+		return err
+	}
+	// As most servers, the gateway drops what it does not know.
+	return s.nft(ctx, s.gateway, "firewall.nft", `table inet firewall {
 	chain input {
 		type filter hook input priority filter; policy drop;
 		ct state established,related accept
 		iif lo accept
 		meta l4proto ipv6-icmp accept
 		tcp dport 22 accept
-		udp dport %d accept
 	}
 }
-`, knockPort)); err != nil {
-		return err
-	}
-	// What the scanner gets from the gateway is counted by its own kernel, but for
-	// IPv6's way of finding out who has an address (RFC 4861).
-	_, err = s.nft(ctx, s.scanner, "scanner.nft", fmt.Sprintf(`table inet watch {
+`)
+}
+
+// watchScanner has the scanner's kernel count what comes from the gateway, but for IPv6's
+// way of finding out who has an address (RFC 4861).
+func (s *story) watchScanner(ctx context.Context) error {
+	err := s.nft(ctx, s.scanner, "scanner.nft", fmt.Sprintf(`table inet watch {
 	counter from-gateway { }
 	chain input {
 		type filter hook input priority filter; policy accept;
@@ -152,6 +155,17 @@ func (s *story) furnish(ctx context.Context) (err error) {
 	}
 }
 `, gate4, gate6))
+	if err != nil {
+		return err
+	}
+	// Without a firewall yet, the gateway refuses two connections: the counter counts.
+	if s.reaches(s.scanner) != nil {
+		return errIn
+	}
+	n, err := s.counted(ctx, "reset")
+	if err == nil && n != "2" {
+		err = fmt.Errorf("the scanner's kernel has counted %s packets: want the refusals of two connections", n)
+	}
 	return err
 }
 
@@ -192,12 +206,13 @@ func (s *story) furnishLaptop(ctx context.Context) error {
 }
 
 // nft has nft read a file on a host.
-func (s *story) nft(ctx context.Context, on *lab.Host, file, text string) (string, error) {
+func (s *story) nft(ctx context.Context, on *lab.Host, file, text string) error {
 	path, err := s.lab.Write(file, text)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return on.Run(ctx, "nft", "-f", path)
+	_, err = on.Run(ctx, "nft", "-f", path)
+	return err
 }
 
 // user is a command line of the laptop's user: with her home, her agent, and doorward
@@ -248,9 +263,10 @@ func (s *story) echo(ctx context.Context, seen string) error {
 	if err := s.session.Type(text); err != nil {
 		return fmt.Errorf("the session does not live: %w: %s", err, s.session.Output())
 	}
-	if err := s.session.Says(ctx, text, 5*time.Second); err != nil {
+	if err := s.session.Says(ctx, text, 15*time.Second); err != nil {
 		return err
 	}
+	s.quote(text)
 	s.tick("%s", seen)
 	return nil
 }

@@ -107,15 +107,15 @@ func decode(b []byte) (d datagram, ok bool) {
 	return datagram{netip.AddrPortFrom(from, ports[0]), netip.AddrPortFrom(to, ports[1]), string(b[8:])}, true
 }
 
-// knocks are the datagrams so far to the gateway's knock, and those from there.
-func (w *wire) knocks() (there, back []datagram) {
+// knocks are the datagrams so far to the port of the gateway's knock, and those from there.
+func (w *wire) knocks(port string) (there, back []datagram) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, d := range w.seen {
 		switch {
-		case d.to.Port() == knockPort:
+		case fmt.Sprint(d.to.Port()) == port:
 			there = append(there, d)
-		case d.from.Port() == knockPort:
+		case fmt.Sprint(d.from.Port()) == port:
 			back = append(back, d)
 		}
 	}
