@@ -17,14 +17,14 @@ ip iproute2
 nsenter util-linux
 sshd openssh-server ssh
 ssh openssh-client
-nmap nmap
-telnet telnet'
+nmap nmap'
 model='spin spin
 gcc gcc'
 site='mkdocs mkdocs'
 test="$demo
 $model
 $site
+telnet telnet
 nc.openbsd netcat-openbsd
 socat socat
 conntrack conntrack

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +53,8 @@ type acceptOptions struct {
 	name string
 	yes  bool
 	json bool
+
+	install bool
 }
 
 // acceptJSON is what accept --json prints.
@@ -86,6 +87,7 @@ func newAccept(e *env) *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&o.key, "key", "", "enrol this key: the `FILE` of a private key or certificate, or a fingerprint of ssh-agent's")
 	f.StringVar(&o.name, "name", "", "call the `PROFILE` so (default: as the invite says)")
+	f.BoolVar(&o.install, "install", false, "put the lines for ssh into ~/.ssh/config, as doorward ssh-config does")
 	f.BoolVarP(&o.yes, "yes", "y", false, "ask nothing: take the first key")
 	f.BoolVar(&o.json, "json", false, "ask nothing, and print JSON")
 	return c
@@ -114,10 +116,13 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 		fmt.Fprintf(e.stderr, "doorward: note: by this machine's clock the invite has expired on %s\n", output.Clock(invite.Expires, e.clock()))
 	}
 	p := &passage{e: e, in: in, profile: profileOf(invite, o.name), request: seal.Request{Action: seal.Open, Door: invite.Door}}
-	if p.profile.Key, err = o.choose(ctx, e, invite); err != nil {
-		return err
+	if p.profile.Key, err = o.choose(ctx, e, invite); err == nil {
+		err = p.unlock(ctx)
 	}
-	if err := p.unlock(ctx); err != nil {
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the key was enrolled")
+	}
+	if err != nil {
 		return err
 	}
 	r, err := p.enrol(ctx, invite)
@@ -127,7 +132,29 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 	if err := in.Save(p.profile, true); err != nil {
 		return withHint(fmt.Errorf("the key is enrolled, and the profile is not written: %w", err), "mend that, and accept the same invite again")
 	}
-	return o.report(p, r)
+	p.notEverywhere(r)
+	if err := o.report(p, r); err != nil {
+		return err
+	}
+	return o.offer(ctx, p)
+}
+
+// offer puts the lines for ssh into ~/.ssh/config, if that is wanted.
+func (o *acceptOptions) offer(ctx context.Context, p *passage) error {
+	if sshConfig(p) == "" {
+		return nil
+	}
+	if !o.install && !o.yes && !o.json && output.IsTerminal(p.e.stdin) {
+		answer, err := p.e.machine().Ask(ctx, "Put these lines into ~/.ssh/config [y/N]: ", true)
+		if err != nil {
+			return nil // the profile is written, and nothing else was asked for
+		}
+		o.install = strings.HasPrefix(strings.ToLower(strings.TrimSpace(string(answer))), "y")
+	}
+	if !o.install {
+		return nil
+	}
+	return (&sshConfigOptions{install: true, quiet: o.json}).run(p)
 }
 
 // readInvite reads the invite from wherever the argument says.
@@ -205,15 +232,21 @@ func (p *passage) visitNew(ctx context.Context) (client.Result, error) {
 	if r.Next != nil {
 		p.profile.Gateway = *r.Next
 	}
+	p.learnPorts(r)
 	return r, err
 }
 
 // choose finds the key to enrol.
 func (o *acceptOptions) choose(ctx context.Context, e *env, v profile.Invite) (profile.Key, error) {
+	all := e.machine().Candidates(ctx, sshDirectory(e))
 	if o.key != "" {
+		for _, c := range all {
+			if c.Fingerprint.String() == o.key {
+				return c.Key, nil
+			}
+		}
 		return keyNamed(o.key)
 	}
-	all := e.machine().Candidates(ctx, sshDirectory(e))
 	ask := !o.yes && !o.json && output.IsTerminal(e.stdin)
 	switch {
 	case len(all) == 0:
@@ -291,7 +324,7 @@ func sshDirectory(e *env) string {
 func (o *acceptOptions) report(p *passage, r client.Result) error {
 	e, path := p.e, p.in.Path(p.profile.Name)
 	f, _ := p.signer.Fingerprint()
-	ssh := sshConfig(p.profile, r)
+	ssh := sshConfig(p)
 	if o.json {
 		return printJSON(e.stdout, acceptJSON{Profile: p.profile.Name, Path: path, Key: f.String(), Public: p.signer.Public(),
 			Gateway: p.profile.Gateway.Fingerprint.String(), SSH: ssh, Knock: p.object(r)})
@@ -300,7 +333,10 @@ func (o *acceptOptions) report(p *passage, r client.Result) error {
 	text = append(text, lines(r, e.clock())...)
 	text = append(text, "profile "+p.profile.Name+" is written: "+path, "", "From now on: doorward knock "+p.profile.Name)
 	if ssh != "" {
-		text = append(text, "or, with these lines in ~/.ssh/config: ssh "+p.profile.Name, "", strings.TrimSuffix(ssh, "\n"))
+		text = append(text, "or, with these lines in ~/.ssh/config: ssh "+p.profile.Name, "", strings.TrimSuffix(ssh, "\n"), "")
+		if !o.install {
+			text = append(text, "doorward ssh-config "+p.profile.Name+" --install puts them there.")
+		}
 	}
 	for _, line := range text {
 		if _, err := fmt.Fprintln(e.stdout, line); err != nil {
@@ -312,13 +348,9 @@ func (o *acceptOptions) report(p *passage, r client.Result) error {
 
 // sshConfig is the block of ~/.ssh/config by which ssh knocks, "" where the door has no
 // TCP port.
-func sshConfig(p profile.Profile, r client.Result) string {
-	for _, port := range doorPorts(r) {
-		if port.UDP {
-			continue
-		}
-		return fmt.Sprintf("Host %s\n    HostName %s\n    Port %d\n    ProxyCommand doorward knock %s --wait %%p --stdio\n",
-			p.Name, p.Hosts[0], port.First, strings.Join(append([]string{p.Name}, p.Doors...), " "))
+func sshConfig(p *passage) string {
+	if firstTCP(p.profile.Ports[p.request.Door]) == 0 {
+		return ""
 	}
-	return ""
+	return new(sshConfigOptions).hostOf(p).Text()
 }

@@ -133,10 +133,12 @@ profile gate is written: HOME/profiles/gate.toml
 From now on: doorward knock gate
 or, with these lines in ~/.ssh/config: ssh gate
 
-Host gate
+Host gate 127.0.0.1
     HostName 127.0.0.1
     Port 22
-    ProxyCommand doorward knock gate ssh --wait %p --stdio
+    ProxyCommand doorward connect %h %p --profile gate --door ssh
+
+doorward ssh-config gate --install puts them there.
 `
 
 // From the invite to knocks, and all that can be done with a profile.

@@ -74,11 +74,18 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 		return withHint(fmt.Errorf("profile %q has one_way: single packets are not answered, so that nobody knows how long the door is open", p.profile.Name),
 			"doorward knock %s --wait PORT", p.profile.Name)
 	}
-	if err := p.unlock(c.Context()); err != nil {
+	if err := p.unlock(c.Context()); err != nil && c.Context().Err() != nil {
+		return interrupted(c.Context(), "before the knock was begun")
+	} else if err != nil {
 		return err
 	}
-	h := &holding{passage: p, json: asJSON}
-	err = e.knocker().Hold(c.Context(), p.knock(), h.tell)
+	h := &holding{passage: p, json: asJSON, entrance: newEntrance(e, p)}
+	k := p.knock()
+	k.Leave = h.entrance.stay()
+	err = e.knocker().Hold(c.Context(), k, h.tell)
+	if h.entrance.left && h.opened {
+		fmt.Fprintln(e.stderr, "doorward: note: the door stays open: another call of yours needs it, and will close it")
+	}
 	switch {
 	case err != nil && c.Context().Err() != nil && !h.opened:
 		return interrupted(c.Context(), "before the gateway had answered")
@@ -91,14 +98,16 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 // holding says what becomes of hold's knocks.
 type holding struct {
 	*passage
-	json   bool
-	opened bool
-	said   map[netip.Addr]bool // sources for which the door was said to be open
-	unsaid error
+	entrance *entrance
+	json     bool
+	opened   bool
+	said     map[netip.Addr]bool // sources for which the door was said to be open
+	unsaid   error
 }
 
 func (h *holding) tell(k client.Held) {
 	h.learn(k.Result)
+	h.entrance.held(k)
 	h.opened = h.opened || k.Err == nil
 	if h.json {
 		p := *h.passage

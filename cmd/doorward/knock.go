@@ -278,23 +278,27 @@ func (o *knockOptions) await(ctx context.Context, v *visit.Visitor, k *knocked, 
 // takeTurn waits until no other call knocks on the gateway, for as long as one may
 // take.
 func (o *knockOptions) takeTurn(ctx context.Context, e *env) (*turns.Turn, error) {
-	base := e.getenv("XDG_RUNTIME_DIR")
-	if !filepath.IsAbs(base) {
-		if e.cache == nil {
-			return nil, errors.New("there is no directory for it")
-		}
-		var err error
-		if base, err = e.cache(); err != nil {
-			return nil, err
-		}
-	}
-	dir, err := turns.Directory(base)
+	dir, err := meetingPlace(e)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.longest())
 	defer cancel()
 	return turns.Take(ctx, dir, o.host)
+}
+
+// meetingPlace is the directory where calls of the user meet.
+func meetingPlace(e *env) (dir string, err error) {
+	base := e.getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(base) {
+		if e.cache == nil {
+			return "", errors.New("there is no directory for it")
+		}
+		if base, err = e.cache(); err != nil {
+			return "", err
+		}
+	}
+	return turns.Directory(base)
 }
 
 // longest is how long one call may take for its knock and its waiting.

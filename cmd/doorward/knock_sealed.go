@@ -27,6 +27,7 @@ type sealedOptions struct {
 	close   bool
 	extend  bool
 	rescue  bool
+	match   bool
 }
 
 // flags adds the flags that go with a PROFILE only, and returns their names.
@@ -36,6 +37,7 @@ func (o *sealedOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.close, "close", false, "PROFILE: take back what your key has opened for you")
 	f.BoolVar(&o.extend, "extend", false, "PROFILE: only if the door is open to you, keep it open longer")
 	f.BoolVar(&o.rescue, "rescue", false, "PROFILE: ask for a rescue code, and knock with that instead of the key")
+	f.BoolVar(&o.match, "quiet-match", false, "PROFILE: for ssh's Match exec: knock only if need be, ask nobody, and say nothing")
 }
 
 // sealed says whether the command line is a knock at a PROFILE: without the ports of
@@ -66,6 +68,8 @@ func (o *knockOptions) parseSealed(args []string) error {
 		return errors.New("--close and --extend exclude one another")
 	case o.at.close && (o.wait != "" || o.stdio || len(o.argv) > 0 || o.at.openFor != 0):
 		return errors.New("--close goes with none of --wait, --stdio, --open-for and a command: nothing is open after it")
+	case o.at.match && (o.wait != "" || o.stdio || o.json || len(o.argv) > 0 || o.at != sealedOptions{match: true}):
+		return errors.New("--quiet-match goes with a PROFILE and a DOOR alone")
 	case o.at.openFor < 0 || o.at.openFor%time.Second != 0:
 		return fmt.Errorf("--open-for %v: allowed are whole seconds, such as 90s or 2h", o.at.openFor)
 	}
@@ -122,12 +126,18 @@ func (o *knockOptions) attemptSealed(ctx context.Context, e *env, v *visit.Visit
 	if err != nil {
 		return err
 	}
+	if o.at.match {
+		return newEntrance(e, p).match(ctx)
+	}
 	p.family = map[visit.Family]client.Family{visit.Both: client.Both, visit.IPv4: client.IPv4, visit.IPv6: client.IPv6}[o.family()]
 	o.host = p.profile.Hosts[0]
 	if o.at.rescue {
 		err = p.rescue(ctx)
 	} else {
 		err = p.unlock(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the knock was begun")
 	}
 	if err != nil {
 		return err
@@ -136,6 +146,7 @@ func (o *knockOptions) attemptSealed(ctx context.Context, e *env, v *visit.Visit
 		return o.oneWay(ctx, p, v, say)
 	}
 	r, err := p.visit(ctx)
+	newEntrance(e, p).note(r)
 	k := &knocked{}
 	if err == nil && o.waitPort != 0 {
 		k.complete = attempts(r)

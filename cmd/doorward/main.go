@@ -26,6 +26,7 @@ import (
 	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/signer"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -39,6 +40,7 @@ type env struct {
 	args           []string               // the command line
 	profiles       profile.Directory      // of the visitor; "" for the user's own
 	knocks         *client.Client         // nil for one on this machine's network
+	visits         *visit.Visitor         // nil for one on this machine's network
 	ask            signer.Ask             // asks the visitor; nil for the terminal
 	polkitRules    string                 // file of the polkit rule, "" for the system's
 
@@ -231,6 +233,12 @@ var commands = []func(*env) *cobra.Command{
 	newAccept,
 	newKnock,
 	newHold,
+	newConnect,
+	newRun,
+	newForward,
+	newProxy,
+	newProbe,
+	newSSHConfig,
 	newProfiles,
 	newShare,
 	newRotate,

@@ -14,8 +14,9 @@ import (
 const profilesHelp = `List the gateways that you can knock at: the profiles that doorward accept makes of
 invites. "show" prints one of them, without its secret; "remove" removes it.
 
-A profile is a file that you may edit; show says where it is. The secret in it is one
-that all visitors of the gateway have, and lets nobody in. Your key is not in it.
+A profile is a file that you may edit; show says where it is. When the gateway gets a new
+key, doorward writes it anew, without your comments. The secret in it is one that all
+visitors of the gateway have, and lets nobody in. Your own key is not in it.
 
 Exit status: 0 when that is done; 1 when not; 2 when the command line is wrong.`
 

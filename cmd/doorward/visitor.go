@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,9 +88,12 @@ func orProfiles(in profile.Directory) string {
 	return "there are: " + strings.Join(names, ", ")
 }
 
-// unlock finds the key of the profile.
+// unlock finds the key of the profile, and asks for its passphrase if it has one.
 func (p *passage) unlock(ctx context.Context) error {
 	s, err := signer.Open(ctx, p.e.machine(), p.profile.Key)
+	if err == nil {
+		err = s.Unlock(ctx)
+	}
 	if err != nil {
 		return keyError(err)
 	}
@@ -162,12 +167,32 @@ func (p *passage) learn(r client.Result) {
 	if r.Next != nil {
 		p.profile.Gateway, learnt = *r.Next, true
 	}
+	learnt = p.learnPorts(r) || learnt
 	if !learnt || p.profile.Name == "" {
 		return
 	}
 	if err := p.in.Save(p.profile, true); err != nil {
 		fmt.Fprintf(p.e.stderr, "doorward: note: the gateway's keys are not remembered: %v\n", err)
 	}
+}
+
+// learnPorts takes the door's ports from an answer, and says whether they are others than
+// were known.
+func (p *passage) learnPorts(r client.Result) bool {
+	var told []string
+	for _, port := range doorPorts(r) {
+		told = append(told, portList([]seal.Port{port}))
+	}
+	if len(told) == 0 || slices.Equal(told, p.profile.Ports[p.request.Door]) {
+		return false
+	}
+	all := maps.Clone(p.profile.Ports)
+	if all == nil {
+		all = map[string][]string{}
+	}
+	all[p.request.Door] = told
+	p.profile.Ports = all
+	return true
 }
 
 // single knocks with single packets.

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import serialization
 
+import invite
 import sealed
 
 PAUSES = (0.3, 0.6, 1.2, 2.4)  # seconds to wait for an answer, each time that a datagram is sent
@@ -42,7 +43,7 @@ REASONS = {
     14: "this key opens only for its own address", 15: "the code has expired",
     128: "the gateway does not accept this key", 129: "there is no such door",
     130: "the code was used before", 131: "there is nothing to extend",
-    132: "the door cannot be opened now", 133: "its service did not start",
+    132: "the door cannot be opened now", 133: "its service did not start", 134: "the key is too long to be enrolled",
 }
 STATUS = {1: "open", 2: "starting", 3: "taken back", 4: "refused"}
 
@@ -61,7 +62,7 @@ class Gateway:
 
     @classmethod
     def invited(cls, line):
-        i = sealed.Invite.read(line)
+        i = invite.Invite.read(line)
         if i.expiry < time.time():
             raise sealed.ProtocolError(f"the invite has expired at {time.ctime(i.expiry)}: ask for another")
         return cls(i.profile, i.fingerprint, i.hosts, i.port, i.door, code=None if i.known else i.code)

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import io
 import ipaddress
 import struct
 from dataclasses import dataclass, field
@@ -432,50 +431,3 @@ def single(profile, public, fingerprint, credential, counter, random, action=OPE
     signed = digest(b"single", fingerprint, bytes([SINGLE]), sender.enc, what, packed)
     sealed = sender.seal(bytes([SINGLE]), what + credential.raw(signed))
     return Envelope(profile).wrap(SINGLE, sender.enc + sealed, SIZES[SINGLE][0])
-
-
-# Invites
-
-
-@dataclass
-class Invite:
-    expiry: int
-    profile: bytes
-    code: bytes
-    fingerprint: bytes
-    port: int
-    tcp: bool
-    known: bool
-    door: bytes
-    gateway: str
-    hosts: list
-
-    @classmethod
-    def read(cls, line):
-        prefix = "doorward-invite:"
-        if not line.startswith(prefix):
-            raise ProtocolError(f"an invite begins with {prefix!r}: copy the whole line")
-        text = line[len(prefix):].strip()
-        head = struct.Struct(">BI16s16s32sHB")
-        try:
-            raw = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-            if raw[:1] != b"\x01":
-                raise ProtocolError(f"the invite is of version {raw[0]}, and this reads version 1")
-            _, expiry, profile, code, fingerprint, port, flags = head.unpack_from(raw)
-            rest = io.BytesIO(raw[head.size:])
-            door, gateway = read_name(rest), read_name(rest)
-            hosts = [read_name(rest) for _ in range(rest.read(1)[0])]
-            if rest.read(1):
-                raise IndexError
-        except (binascii.Error, struct.error, IndexError, UnicodeDecodeError):
-            raise ProtocolError("the invite is not whole, or something follows it: copy the line again") from None
-        return cls(expiry, profile, code, fingerprint, port, bool(flags & 1), bool(flags & 2),
-                   door.encode(), gateway, hosts)
-
-
-def read_name(stream):
-    n = stream.read(1)[0]
-    name = stream.read(n)
-    if len(name) != n:
-        raise IndexError
-    return name.decode()

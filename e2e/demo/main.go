@@ -13,11 +13,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/output"
 )
 
 func main() {
@@ -44,6 +47,11 @@ func run(ctx context.Context, out io.Writer, bin string) (err error) {
 	}()
 	t := &teller{out: out, begun: time.Now()}
 	s := &story{teller: t, lab: network, bin: bin}
+	defer func() {
+		if s.wire != nil {
+			s.wire.close()
+		}
+	}()
 	for n, c := range s.chapters() {
 		t.say("\n%d. %s", n+1, c.title)
 		err := c.tell(ctx)
@@ -81,10 +89,20 @@ func (t *teller) typed(host string, argv ...string) {
 	t.say("   %s$ %s", host, strings.Join(argv, " "))
 }
 
-// quote prints lines of a program's output.
+// described is a line of a list: a word, at least two blanks, and what it is about.
+var described = regexp.MustCompile(`^ *\S+ {2,}`)
+
+// quote prints lines of a program's output, the long ones broken as a terminal has them.
 func (t *teller) quote(text string) {
+	const most = output.PlainWidth - len("     | ")
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
+		line = strings.TrimRight(line, " \n")
+		broken := []string{line}
+		if utf8.RuneCountInString(line) > most {
+			begin := described.FindString(line)
+			broken = output.Hang(begin, line[len(begin):], most)
+		}
+		for _, line := range broken {
 			t.say("     │ %s", line)
 		}
 	}

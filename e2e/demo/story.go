@@ -7,44 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/e2e/lab"
 )
 
-// The configuration of the story: the article's knock, with times short enough
-// to wait for. Presence is the article's too: the logins of the auth log and
-// nothing else, so that an open session does not hold the door.
-const config = `[gateway]
-state = %q
-control = %q
-
-[door.ssh]
-ports = ["22/tcp"]
-open_for = "4s"
-
-[door.ssh.service]
-start = [%q, "-D", "-f", %q]
-
-[door.ssh.presence]
-idle = "10s"
-logins = [%q]
-connections = false
-
-[[door.ssh.knock]]
-kind = "touch"
-listen = [59000, 59001, 59002]
-touch = [59000, 59002]
-within = "10s"
-penalty = "3s"
-`
-
 const (
-	gate4, gate6 = "192.0.2.1", "2001:db8::1"
-	visitor4     = "192.0.2.2"
+	gate4, gate6     = "192.0.2.1", "2001:db8::1"
+	laptop4, laptop6 = "192.0.2.2", "2001:db8::2"
+	name             = "gate.example" // the gateway's, for visitors
+
+	dark = 500 * time.Millisecond // without an answer
 )
 
 // story is what the chapters share.
@@ -53,14 +29,19 @@ type story struct {
 	lab *lab.Lab
 	bin string
 
-	server, visitor, stranger *lab.Host
+	gateway, laptop, scanner *lab.Host
+	wire                     *wire
 
 	ssh     *lab.SSH
-	config  string // the file
-	text    string // and what it says
-	socket  string
+	authLog string
+	config  string // the gateway's file
+	socket  string // the daemon's
+	port    string // of the knock
+	home    string // of the laptop's user
+	agent   string // socket of her ssh-agent
+	invite  string
 	gate    *lab.Doorward
-	session *lab.Process // the visitor's ssh
+	session *lab.Process // her ssh
 	echoes  int
 }
 
@@ -72,274 +53,217 @@ type chapter struct {
 
 func (s *story) chapters() []chapter {
 	return []chapter{
-		{"A server with a door, a visitor who knows the knock, and a stranger", s.build},
-		{"A port scan finds no SSH", s.scan},
-		{"On this server a silent port stands out; it can look closed, too", s.looksClosed},
-		{"Without a knock, ssh gets no answer", s.sshFails},
-		{"A wrong knock earns a penalty", s.wrongKnock},
-		{"The right knock opens the door, to the one who knocked", s.rightKnock},
-		{"ssh logs in, and stays", s.login},
-		{"The stranger still sees nothing", s.strangerSees},
-		{"Somebody flushes the whole nftables ruleset; the fence stands", s.flush},
-		{"The same knock over IPv6, and ssh in one command", s.knock6},
-		{"Nobody else logs in: the door goes dark, the open session lives", s.goesDark},
-		{"The daemon is killed with -9; the fence stands", s.killed},
-		{"It starts again, ends, and takes the fence down when told to", s.ends},
+		{"A gateway, Alice's laptop, and two who look on", s.build},
+		{"On the gateway: a door to sshd, opened by a sealed knock", s.setUp},
+		{"The scanner tries every port, TCP and UDP, and gets nothing", s.scan},
+		{"The operator invites Alice, in one line", s.invites},
+		{"On the laptop: no answer, and then she accepts", s.accepts},
+		{"From now on it is plain ssh, which knocks, waits and logs in", s.logsIn},
+		{"The scanner still gets nothing while she is in", s.scanAgain},
+		{"The eavesdropper has every packet of hers, and learns nothing", s.overheard},
+		{"It replays all of it, from its own address", s.replaysAsItself},
+		{"And from hers, when her grant has run out", s.replaysAsAlice},
+		{"She leaves; when nobody has been in for a while, sshd stops", s.goesDark},
+		{"She comes back, and the operator locks her key", s.locks},
+		{"The firewall is flushed, the daemon killed: the fence stands", s.killed},
+		{"The end", s.ends},
 	}
 }
 
 func (s *story) build(ctx context.Context) (err error) {
+	if s.wire, err = newWire(s.lab, "eavesdropper", "192.0.2.4/24", "2001:db8::4/64"); err != nil {
+		return err
+	}
 	for _, h := range []struct {
-		host **lab.Host
-		name string
-	}{{&s.server, "server"}, {&s.visitor, "visitor"}, {&s.stranger, "stranger"}} {
+		host  **lab.Host
+		name  string
+		addrs []string
+	}{
+		{&s.gateway, "gateway", []string{gate4 + "/24", gate6 + "/64"}},
+		{&s.laptop, "laptop", []string{laptop4 + "/24", laptop6 + "/64"}},
+		{&s.scanner, "scanner", []string{"192.0.2.3/24", "2001:db8::3/64"}},
+	} {
 		if *h.host, err = s.lab.Host(h.name); err != nil {
 			return err
 		}
+		port, err := s.wire.host.Plug(*h.host, h.addrs)
+		if err != nil {
+			return err
+		}
+		if *h.host == s.laptop {
+			if err := s.wire.tap(port); err != nil {
+				return err
+			}
+		}
+		s.say("     %-12s %-9s and %s", h.name, strings.Split(h.addrs[0], "/")[0], strings.Split(h.addrs[1], "/")[0])
 	}
-	if err := s.lab.Switch(map[*lab.Host][]string{
-		s.server:   {gate4 + "/24", gate6 + "/64"},
-		s.visitor:  {visitor4 + "/24", "2001:db8::2/64"},
-		s.stranger: {"192.0.2.3/24", "2001:db8::3/64"},
-	}); err != nil {
+	s.say("     eavesdropper 192.0.2.4 and 2001:db8::4: the network that the laptop is in,")
+	s.say("                  which sees each packet from there and to there")
+	if err := s.furnish(ctx); err != nil {
 		return err
 	}
-	authLog, err := s.server.Isolate()
-	if err != nil {
-		return err
-	}
+	s.tick("four hosts, which are network namespaces of this machine")
+	return nil
+}
+
+// furnish gives the hosts what is on them before the story begins.
+func (s *story) furnish(ctx context.Context) (err error) {
 	if s.ssh, err = s.lab.SSH(22); err != nil {
 		return err
 	}
-	s.socket = s.lab.Path("control.sock")
-	s.text = fmt.Sprintf(config, s.lab.Path("state"), s.socket, s.ssh.Program, s.ssh.Config, authLog)
-	if s.config, err = s.lab.Write("doorward.toml", s.text); err != nil {
-		return err
-	}
-	s.typed("server", "doorwardd", "-c", "doorward.toml")
-	if err := s.start(ctx); err != nil {
-		return err
-	}
-	if err := s.noListener(ctx); err != nil {
-		return err
-	}
-	s.tick("door \"ssh\" is dark: port 22 is guarded, and sshd is not even running")
-	return nil
-}
-
-func (s *story) start(ctx context.Context) (err error) {
-	if s.gate, err = s.server.Doorward(ctx, s.bin, s.config, s.socket); err != nil {
-		return err
-	}
-	return s.gate.WaitState(ctx, "ssh", "dark", 10*time.Second)
-}
-
-func (s *story) scan(ctx context.Context) error {
-	s.say("   The listeners of the knock are open ports that say nothing, as in the article;")
-	s.say("   port 22 gives no answer at all, and the others are closed.")
-	for _, to := range [][]string{{gate4}, {"-6", gate6}} {
-		argv := append([]string{"nmap", "-n", "-Pn", "-T5", "--max-retries", "1", "-p-"}, to...)
-		ports, err := s.nmap(ctx, s.visitor, argv...)
+	for _, h := range []*lab.Host{s.gateway, s.laptop} {
+		log, err := h.Isolate()
 		if err != nil {
 			return err
 		}
-		want := map[string]string{"22": "filtered", "59000": "open", "59001": "open", "59002": "open"}
-		for port, state := range ports {
-			if want[port] != state {
-				return fmt.Errorf("port %s is %s: want %q", port, state, want[port])
-			}
+		if h == s.gateway {
+			s.authLog = log
 		}
-		if len(ports) != len(want) {
-			return fmt.Errorf("nmap saw %v, want %v", ports, want)
-		}
-	}
-	s.tick("65,535 ports, twice: at 22 something is guarded, and nothing says what")
-	return nil
-}
-
-// looksClosed has the door refuse strangers, as the server's closed ports do.
-func (s *story) looksClosed(ctx context.Context) error {
-	s.say("   This server refuses connections to closed ports, so that silence is noticed. Where")
-	s.say("   it is, refuse = \"reject\" has strangers refused at the door as well.")
-	if err := s.use(ctx, strings.Replace(s.text, "[door.ssh]\n", "[door.ssh]\nrefuse = \"reject\"\n", 1)); err != nil {
-		return err
-	}
-	ports, err := s.nmap(ctx, s.stranger, "nmap", "-n", "-Pn", "-p22,443", gate4)
-	if err != nil {
-		return err
-	}
-	if ports["22"] != "closed" || ports["443"] != "closed" {
-		return fmt.Errorf("nmap saw %v, want both closed", ports)
-	}
-	s.tick("22 looks like any closed port")
-	s.say("   The story goes on with silence.")
-	return s.use(ctx, s.text)
-}
-
-// use has the daemon use another configuration.
-func (s *story) use(ctx context.Context, text string) error {
-	if _, err := s.lab.Write("doorward.toml", text); err != nil {
-		return err
-	}
-	s.typed("server", "doorward", "apply")
-	_, err := s.server.Run(ctx, s.program("doorward"), "--control", s.socket, "apply")
-	return err
-}
-
-// nmap runs a scan, quotes the ports it reports, and returns their states.
-func (s *story) nmap(ctx context.Context, from *lab.Host, argv ...string) (map[string]string, error) {
-	s.typed(from.Name, argv...)
-	out, err := from.Run(ctx, argv[0], argv[1:]...)
-	if err != nil {
-		return nil, err
-	}
-	ports := map[string]string{}
-	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if len(f) >= 2 && strings.HasSuffix(f[0], "/tcp") {
-			ports[strings.TrimSuffix(f[0], "/tcp")] = f[1]
-			s.quote(line)
-		}
-		if strings.HasPrefix(line, "Not shown") {
-			s.quote(line)
-		}
-	}
-	return ports, nil
-}
-
-func (s *story) sshFails(ctx context.Context) error {
-	s.typed("visitor", "ssh", "root@"+gate4)
-	out, err := s.visitor.Run(ctx, "ssh", s.ssh.Client(gate4, 2, "true")...)
-	if err == nil {
-		return errors.New("ssh logged in without a knock")
-	}
-	s.quote(out)
-	if !strings.Contains(out, "timed out") {
-		return fmt.Errorf("ssh got an answer: %w", err)
-	}
-	s.tick("silence")
-	return nil
-}
-
-func (s *story) wrongKnock(ctx context.Context) error {
-	s.touchBash(ctx, 59001)
-	err := lab.Until(ctx, 5*time.Second, "a penalty for the visitor", func() error {
-		door, err := s.gate.Door(ctx, "ssh")
-		if err != nil {
+		if err := h.OwnEtc(); err != nil {
 			return err
 		}
-		for _, p := range door.Penalties {
-			if p.Source == visitor4 {
-				s.quote(fmt.Sprintf("penalty: %s until %s: %s", p.Source, p.Until.Local().Format("15:04:05.0"), p.Reason))
-				return nil
-			}
-		}
-		return fmt.Errorf("penalties: %v", door.Penalties)
-	})
+	}
+	if err := s.furnishLaptop(ctx); err != nil {
+		return err
+	}
+	if err := s.watchScanner(ctx); err != nil {
+		return err
+	}
+	// As most servers, the gateway drops what it does not know.
+	return s.nft(ctx, s.gateway, "firewall.nft", `table inet firewall {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		iif lo accept
+		meta l4proto ipv6-icmp accept
+		tcp dport 22 accept
+	}
+}
+`)
+}
+
+// watchScanner has the scanner's kernel count what comes from the gateway, but for IPv6's
+// way of finding out who has an address (RFC 4861).
+func (s *story) watchScanner(ctx context.Context) error {
+	err := s.nft(ctx, s.scanner, "scanner.nft", fmt.Sprintf(`table inet watch {
+	counter from-gateway { }
+	chain input {
+		type filter hook input priority filter; policy accept;
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+		ip saddr %s counter name from-gateway
+		ip6 saddr %s counter name from-gateway
+	}
+}
+`, gate4, gate6))
 	if err != nil {
 		return err
 	}
-	s.tick("59001 was to be left alone: the visitor is not heard for 3 s")
-	s.touchBash(ctx, 59000)
-	s.touchBash(ctx, 59002)
-	if s.reaches(s.visitor, gate4, 300*time.Millisecond) {
-		return errors.New("a right knock during the penalty opened the door")
+	// Without a firewall yet, the gateway refuses two connections: the counter counts.
+	if s.reaches(s.scanner) != nil {
+		return errIn
 	}
-	door, err := s.gate.Door(ctx, "ssh")
-	if err != nil {
-		return err
-	}
-	if door.State != "dark" || len(door.Grants) > 0 {
-		return fmt.Errorf("after a right knock during the penalty the door is %s, grants %v", door.State, door.Grants)
-	}
-	s.tick("even the right knock does nothing now")
-	err = lab.Until(ctx, 10*time.Second, "the penalty's end", func() error {
-		door, err := s.gate.Door(ctx, "ssh")
-		if err == nil && len(door.Penalties) > 0 {
-			err = fmt.Errorf("penalties: %v", door.Penalties)
-		}
-		return err
-	})
-	if err == nil {
-		s.tick("the penalty has ended")
+	n, err := s.counted(ctx, "reset")
+	if err == nil && n != "2" {
+		err = fmt.Errorf("the scanner's kernel has counted %s packets: want the refusals of two connections", n)
 	}
 	return err
 }
 
-// touchBash touches a port with nothing but bash. Whether the port answered is
-// no matter: during a penalty it need not.
-func (s *story) touchBash(ctx context.Context, port int) {
-	script := fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", gate4, port)
-	s.typed("visitor", "bash", "-c", "'"+script+"'")
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	s.visitor.Run(ctx, "bash", "-c", script)
-}
-
-func (s *story) rightKnock(ctx context.Context) error {
-	for _, port := range []string{"59000", "59002"} {
-		s.typed("visitor", "telnet", gate4, port)
-		telnet, err := s.visitor.Start("telnet", gate4, port)
-		if err != nil {
-			return err
-		}
-		if err := telnet.Says(ctx, "Connection closed by foreign host", 5*time.Second); err != nil {
-			return err
-		}
-		s.quote(lastLines(telnet.Output(), 1))
-	}
-	if err := s.gate.WaitState(ctx, "ssh", "open", 10*time.Second); err != nil {
-		return err
-	}
-	return s.granted(ctx, visitor4)
-}
-
-// granted checks that the door has a grant for one source and for no other of
-// its family.
-func (s *story) granted(ctx context.Context, source string) error {
-	door, err := s.gate.Door(ctx, "ssh")
+// furnishLaptop gives the laptop a user with a key in ssh-agent, who has known the
+// gateway before.
+func (s *story) furnishLaptop(ctx context.Context) error {
+	s.home, s.agent = s.lab.Path("laptop-root"), s.lab.Path("agent.sock")
+	hostKey, err := os.ReadFile(s.lab.Path("host_key.pub"))
 	if err != nil {
 		return err
 	}
-	var sources []string
-	for _, g := range door.Grants {
-		sources = append(sources, g.Source)
-		s.quote(fmt.Sprintf("grant: %s until %s", g.Source, g.Expires.Local().Format("15:04:05.0")))
+	if err := os.Mkdir(filepath.Join(s.home, ".ssh"), 0o700); err != nil {
+		return err
 	}
-	if !slices.Contains(sources, source) || slices.Contains(sources, "any") {
-		return fmt.Errorf("grants for %q, want one for %s", sources, source)
-	}
-	s.tick("door \"ssh\" is open, sshd runs, and %s may come in", source)
-	return nil
-}
-
-func (s *story) login(ctx context.Context) (err error) {
-	// Starting takes sshd a moment; a person would not notice.
-	err = lab.Until(ctx, 5*time.Second, "port 22 accepts the visitor", func() error {
-		if !s.reaches(s.visitor, gate4, 100*time.Millisecond) {
-			return errors.New("no connection yet")
+	for file, text := range map[string]string{
+		"known_hosts": name + " " + string(hostKey),
+		"config":      "BatchMode yes\n", // nobody is there to be asked
+	} {
+		if err := os.WriteFile(filepath.Join(s.home, ".ssh", file), []byte(text), 0o600); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	hosts, err := s.lab.Write("hosts", fmt.Sprintf("127.0.0.1 localhost\n%s %s\n%s %s\n", gate4, name, gate6, name))
 	if err != nil {
 		return err
 	}
-	s.typed("visitor", "ssh", "root@"+gate4, "cat")
-	if s.session, err = s.visitor.Start("ssh", s.ssh.Client(gate4, 3, "cat")...); err != nil {
+	if _, err := s.laptop.Run(ctx, "cp", hosts, "/etc/hosts"); err != nil {
 		return err
 	}
-	return s.echo(ctx, "logged in with a key; the session answers")
+	if _, err := s.laptop.Start("ssh-agent", "-D", "-a", s.agent); err != nil {
+		return err
+	}
+	if err := lab.Until(ctx, 5*time.Second, "ssh-agent", func() error { _, err := os.Stat(s.agent); return err }); err != nil {
+		return err
+	}
+	_, err = s.on(ctx, "ssh-add", "-q", s.lab.Path("user_key"))
+	return err
 }
 
-// echo checks that the session that was opened lives: what is typed into it
-// comes back from the other end.
+// nft has nft read a file on a host.
+func (s *story) nft(ctx context.Context, on *lab.Host, file, text string) error {
+	path, err := s.lab.Write(file, text)
+	if err != nil {
+		return err
+	}
+	_, err = on.Run(ctx, "nft", "-f", path)
+	return err
+}
+
+// user is a command line of the laptop's user: with her home, her agent, and doorward
+// where her shell finds it.
+func (s *story) user(argv ...string) []string {
+	return append([]string{"-i", "PATH=" + filepath.Dir(s.program("doorward")) + ":" + os.Getenv("PATH"), "HOME=" + s.home, "SSH_AUTH_SOCK=" + s.agent}, argv...)
+}
+
+// on runs something as the laptop's user.
+func (s *story) on(ctx context.Context, argv ...string) (string, error) {
+	return s.laptop.Run(ctx, "env", s.user(argv...)...)
+}
+
+// reaches returns one of the hosts from which a new connection to the guarded port is made
+// over IPv4 or IPv6, or nil. All are tried at the same time.
+func (s *story) reaches(all ...*lab.Host) *lab.Host {
+	type attempt struct {
+		from *lab.Host
+		err  error
+	}
+	var done = make(chan attempt, 2*len(all))
+	for _, h := range all {
+		for _, address := range []string{gate4, gate6} {
+			go func() { // ends after the time-out at the latest
+				done <- attempt{h, h.Do(func() error {
+					c, err := net.DialTimeout("tcp", net.JoinHostPort(address, "22"), dark)
+					if err == nil {
+						c.Close()
+					}
+					return err
+				})}
+			}()
+		}
+	}
+	var in *lab.Host
+	for range 2 * len(all) {
+		if a := <-done; a.err == nil {
+			in = a.from
+		}
+	}
+	return in
+}
+
+// echo checks that her session lives: what is typed into it comes back from the other end.
 func (s *story) echo(ctx context.Context, seen string) error {
 	s.echoes++
 	text := fmt.Sprintf("hello, %d\n", s.echoes)
 	if err := s.session.Type(text); err != nil {
 		return fmt.Errorf("the session does not live: %w: %s", err, s.session.Output())
 	}
-	if err := s.session.Says(ctx, text, 5*time.Second); err != nil {
+	if err := s.session.Says(ctx, text, 15*time.Second); err != nil {
 		return err
 	}
 	s.quote(text)
@@ -347,16 +271,14 @@ func (s *story) echo(ctx context.Context, seen string) error {
 	return nil
 }
 
-// reaches says whether a new connection from a host to the guarded port is
-// made within the time.
-func (s *story) reaches(from *lab.Host, address string, limit time.Duration) bool {
-	return from.Do(func() error {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(address, "22"), limit)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	}) == nil
+// noListener checks that nothing listens on the guarded port.
+func (s *story) noListener(ctx context.Context) error {
+	s.typed("gateway", "ss", "-Hltn", "sport = :22")
+	out, err := s.gateway.Run(ctx, "ss", "-Hltn", "sport = :22")
+	if err == nil && strings.TrimSpace(out) != "" {
+		err = fmt.Errorf("somebody listens on port 22: %s", out)
+	}
+	return err
 }
 
 // program is the path of one of doorward's two programs.
@@ -367,3 +289,5 @@ func (s *story) program(name string) string {
 	}
 	return path
 }
+
+var errIn = errors.New("a connection was let in")

@@ -112,42 +112,63 @@ func (h *Host) Network() string { return fmt.Sprintf("/proc/%d/ns/net", h.holder
 // Link joins two hosts with a cable. Addresses are in CIDR form; IPv6 ones are
 // usable at once.
 func (l *Lab) Link(a *Host, addrsA []string, b *Host, addrsB []string) error {
+	_, err := l.link(a, addrsA, b, addrsB)
+	return err
+}
+
+// link is Link, and returns what the cable's ends are called.
+func (l *Lab) link(a *Host, addrsA []string, b *Host, addrsB []string) (name string, err error) {
 	l.mu.Lock()
 	l.links++
-	n := strconv.Itoa(l.links)
+	name = "eth" + strconv.Itoa(l.links)
 	l.mu.Unlock()
-	_, err := a.Run(context.Background(), "ip", "link", "add", "eth"+n, "type", "veth",
-		"peer", "name", "eth"+n, "netns", strconv.Itoa(b.holder.Process.Pid))
+	_, err = a.Run(context.Background(), "ip", "link", "add", name, "type", "veth",
+		"peer", "name", name, "netns", strconv.Itoa(b.holder.Process.Pid))
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := a.up("eth"+n, addrsA); err != nil {
-		return err
+	if err := a.up(name, addrsA); err != nil {
+		return "", err
 	}
-	return b.up("eth"+n, addrsB)
+	return name, b.up(name, addrsB)
 }
 
 // Switch joins hosts on one network, as a switch does. Each host comes with its
 // addresses.
 func (l *Lab) Switch(members map[*Host][]string) error {
-	ctx := context.Background()
-	sw, err := l.Host("switch")
+	sw, err := l.Bridge("switch")
 	if err != nil {
 		return err
 	}
-	if _, err := sw.Run(ctx, "ip", "link", "add", "br0", "up", "type", "bridge"); err != nil {
-		return err
-	}
 	for h, addrs := range members {
-		if err := l.Link(h, addrs, sw, nil); err != nil {
-			return err
-		}
-		port := "eth" + strconv.Itoa(l.links)
-		if _, err := sw.Run(ctx, "ip", "link", "set", port, "master", "br0"); err != nil {
+		if _, err := sw.Plug(h, addrs); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Bridge adds a host that is a switch with its interface br0: what the others send one
+// another passes through it.
+func (l *Lab) Bridge(name string, addrs ...string) (*Host, error) {
+	h, err := l.Host(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := h.Run(context.Background(), "ip", "link", "add", "br0", "type", "bridge"); err != nil {
+		return nil, err
+	}
+	return h, h.up("br0", addrs)
+}
+
+// Plug joins a host with its addresses to the switch h, and returns the interface of h that
+// it is behind.
+func (h *Host) Plug(other *Host, addrs []string) (port string, err error) {
+	if port, err = h.lab.link(other, addrs, h, nil); err != nil {
+		return "", err
+	}
+	_, err = h.Run(context.Background(), "ip", "link", "set", port, "master", "br0")
+	return port, err
 }
 
 // up gives an interface its addresses and brings it up.

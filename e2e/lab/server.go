@@ -79,6 +79,25 @@ func (h *Host) Isolate() (authLog string, err error) {
 	return authLog, h.ownRoot(ctx)
 }
 
+// OwnEtc gives an isolated host an /etc of its own, a copy in memory of what it had, so
+// that what is configured on it is so nowhere else.
+func (h *Host) OwnEtc() error {
+	etc := h.lab.Path(h.Name + "-etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		return err
+	}
+	for _, argv := range [][]string{
+		{"mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", etc},
+		{"cp", "-a", "/etc/.", etc},
+		{"mount", "--bind", etc, "/etc"},
+	} {
+		if _, err := h.Run(context.Background(), argv[0], argv[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ownRoot gives the host a user root with an empty home, a plain shell and, as
 // sshd without PAM asks for, a password that is impossible but not locked. The
 // machine's other users stay.

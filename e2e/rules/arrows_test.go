@@ -224,8 +224,12 @@ var arrows = map[string]map[string]string{
 	"e2e/word":             kindOfKnock,
 	"e2e/pages":            {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
-	"e2e/demo":             {"e2e/lab": "makes the network"},
-	"e2e/campaign/judge":   {},
+	"e2e/demo": {
+		"e2e/lab":          "makes the network",
+		"internal/output":  "breaks lines as the programs do",
+		"internal/profile": "reads an invite, whose secrets must not be on the wire",
+	},
+	"e2e/campaign/judge": {},
 	"e2e/campaign": {
 		"e2e/campaign/judge":   "holds what was seen to the promise",
 		"internal/mutants":     "the faults that it plants",
@@ -236,7 +240,8 @@ var arrows = map[string]map[string]string{
 	},
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
-	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand", "internal/seal": "knocks",
+		"internal/credential": "signs knocks"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},

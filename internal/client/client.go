@@ -63,6 +63,7 @@ type Knock struct {
 	Patience time.Duration  // how long to wait for a first answer; 0: 5s
 	Starting time.Duration  // how long to wait for the service behind the door; 0: 60s
 	Tell     func(Progress) // called when something takes time; may be nil
+	Leave    func() bool    // asked by Hold at its end, whether to leave the door open; nil: it is closed
 }
 
 // Progress is what a knock waits for.
@@ -151,11 +152,16 @@ func (c *Client) Knock(ctx context.Context, k Knock) (Result, error) {
 	}
 	var result Result
 	var err error
+	repeated := false
 	for range handshakes {
 		if _, lost := errors.AsType[*LostError](err); lost {
+			repeated = true
 			k.Tell(Repeated)
 		}
 		err = c.once(ctx, &k, &result)
+		if refused, ok := errors.AsType[*RefusedError](err); ok {
+			refused.Repeated = repeated
+		}
 		long, ok := errors.AsType[*TooLongError](err)
 		if ok && !long.TCP && slices.Contains(k.Profile.Carriers, "tcp") {
 			k.Profile.Carriers = []string{"tcp"}

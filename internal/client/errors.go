@@ -155,7 +155,7 @@ func (e *TooLongError) Hint() string {
 	return `use an Ed25519 key, or add "tcp" to the carriers of the gateway and of the profile`
 }
 
-var errProveLate = errors.New("the key has not signed within 55s: the gateway waits no longer than a minute")
+var errProveLate = errors.New("the key has not signed within 55s, and the gateway waits for a minute only: knock again")
 
 // RefusedError says that the gateway has refused, and why.
 type RefusedError struct {
@@ -163,6 +163,8 @@ type RefusedError struct {
 	Kind   seal.CredentialKind // that was shown
 	Source netip.Addr          // where the gateway saw the visitor
 	Until  time.Time           // when what the reason says changes; zero: that is not known
+	// Repeated says that the answer to the same knock was lost before.
+	Repeated bool
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
@@ -199,6 +201,9 @@ func (e *RefusedError) Word() string {
 
 // Error says why, and what would help.
 func (e *RefusedError) Error() string {
+	if e.Reason == seal.Spent && e.Repeated {
+		return credentials[e.Kind] + " was used before, perhaps by this very knock, whose answer was lost: see whether the door is open"
+	}
 	if r, ok := refusals[e.Reason]; ok {
 		return strings.ReplaceAll(r.text, "%s", credentials[e.Kind])
 	}

@@ -39,14 +39,16 @@ const (
 	holdReturn = 10 * time.Second // for giving back
 )
 
-// Hold keeps a door open until ctx ends, and gives the grant back then. It knocks before
+// Hold keeps a door open until ctx ends, and gives the grant back then, unless Knock.Leave
+// says that somebody else needs it. It knocks before
 // the grant ends, when this machine's own address changes, and again while a knock is in
 // vain. It returns an error, which is that of the last knock, only if the first knock is in
 // vain or the gateway refuses one. tell hears of each knock.
 func (c *Client) Hold(ctx context.Context, k Knock, tell func(Held)) error {
 	h := holder{c: c, k: k, tell: tell}
 	err := h.hold(ctx)
-	if h.open {
+	leave := k.Leave != nil && k.Leave()
+	if h.open && !leave {
 		h.giveBack(context.WithoutCancel(ctx))
 	}
 	return err
@@ -95,10 +97,11 @@ func (h *holder) due(now time.Time) HeldFor {
 	return HeldEnds
 }
 
-// refused says whether it is in vain to knock again.
+// refused says whether it is in vain to knock again: what is wrong with the gateway or its
+// service may be mended.
 func refused(err error) bool {
-	_, is := errors.AsType[*RefusedError](err)
-	return is
+	e, is := errors.AsType[*RefusedError](err)
+	return is && e.Reason != seal.Unavailable && e.Reason != seal.NotStarted
 }
 
 // knock knocks once.
@@ -143,20 +146,25 @@ func (h *holder) learn(r Result) {
 	}
 }
 
-// addresses are this machine's, as the gateway's addresses are reached from here. Nothing
-// is sent: a socket of UDP that is connected has one (connect(2)).
+// addresses are this machine's, as the gateway's addresses are reached from here.
 func (h *holder) addresses() (own []netip.Addr) {
-	ctx, cancel := context.WithTimeout(context.Background(), holdLook)
-	defer cancel()
 	for _, at := range h.at {
-		var a netip.Addr // none: there is no way
-		if conn, err := h.c.dial(ctx, "udp", at.String()); err == nil {
-			a = localOf(conn)
-			conn.Close()
-		}
-		own = append(own, a)
+		own = append(own, h.c.Own(at))
 	}
 	return own
+}
+
+// Own returns this machine's address on the way to a gateway's, invalid if there is no way.
+// Nothing is sent: a socket of UDP that is connected has an address (connect(2)).
+func (c *Client) Own(gateway netip.AddrPort) netip.Addr {
+	ctx, cancel := context.WithTimeout(context.Background(), holdLook)
+	defer cancel()
+	conn, err := c.dial(ctx, "udp", gateway.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer conn.Close()
+	return localOf(conn)
 }
 
 // giveBack closes the door.

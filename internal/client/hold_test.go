@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,19 +39,19 @@ func TestHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		l.knock.Profile.Hosts = []string{v4}
-		own := netip.MustParseAddr("198.51.100.7")
+		var own atomic.Value // netip.Addr
+		own.Store(netip.MustParseAddr("198.51.100.7"))
 		c := l.client()
 		c.Dial = func(ctx context.Context, carrier, address string) (net.Conn, error) {
 			s, err := l.network.dial(ctx, carrier, address)
-			return moved{s.(*socket), own}, err
+			return moved{s.(*socket), own.Load().(netip.Addr)}, err
 		}
 		start := time.Now().Round(0)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute+time.Second)
 		defer cancel()
-		time.AfterFunc(50*time.Second, func() { own = netip.MustParseAddr("198.51.100.8") })
-		gateway := l.gateways[v4]
-		time.AfterFunc(80*time.Second, func() { l.gateways[v4] = nil })
-		time.AfterFunc(110*time.Second, func() { l.gateways[v4] = gateway })
+		time.AfterFunc(50*time.Second, func() { own.Store(netip.MustParseAddr("198.51.100.8")) })
+		time.AfterFunc(80*time.Second, func() { l.set(v4, nil) })
+		time.AfterFunc(110*time.Second, func() { l.set(v4, l.gateway) })
 		var got []string
 		if err := c.Hold(ctx, l.knock, held(start, &got)); err != nil {
 			t.Error(err)
@@ -97,14 +98,14 @@ func TestHoldEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		l.knock.Profile.Hosts = []string{v4}
-		locked := false
+		var locked atomic.Bool
 		l.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
-			if locked && k.Request.Action == seal.Open {
+			if locked.Load() && k.Request.Action == seal.Open {
 				return []seal.Answer{{Status: seal.Refused, Reason: seal.Reason(credential.Locked), Source: k.From}}
 			}
 			return l.gateway.Open(k)
 		})
-		time.AfterFunc(time.Second, func() { locked = true })
+		time.AfterFunc(time.Second, func() { locked.Store(true) })
 		var got []string
 		err := l.client().Hold(t.Context(), l.knock, held(time.Now().Round(0), &got))
 		want := []string{

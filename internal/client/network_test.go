@@ -166,6 +166,13 @@ func (n *network) take(at string, down bool, size int) (times int, later time.Du
 	return times, later + n.delay
 }
 
+// set has a gateway at an address from now on; nil for none.
+func (n *network) set(at string, g *clienttest.Gateway) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gateways[at] = g
+}
+
 func (n *network) sent(at string, down bool) (all []trip) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -197,7 +204,9 @@ func (s *socket) Write(d []byte) (int, error) {
 
 // arrive has the gateway answer.
 func (s *socket) arrive(d []byte) {
+	s.n.mu.Lock()
 	g := s.n.gateways[s.at]
+	s.n.mu.Unlock()
 	if g == nil {
 		return
 	}

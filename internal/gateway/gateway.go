@@ -432,6 +432,11 @@ func (g *Gateway) upkeep(now time.Time) {
 	}
 	g.lookForSpent()
 	g.readFiles(now, false)
+	for _, k := range g.keeps {
+		if f, ok := k.of.(knock.Forgetter); ok {
+			f.Forget(now)
+		}
+	}
 	g.writer.tryAgain()
 }
 

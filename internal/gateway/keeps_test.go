@@ -45,8 +45,7 @@ func TestDoorsThatShareAPlace(t *testing.T) {
 		want(t, "answer to a door that is not there", c.says(neighbour, "nowhere open alice"), "ssh: open for 30s")
 		want(t, "at web", c.in("web"), "192.0.2.2 club alice")
 		want(t, "at ssh", c.in("ssh"), "192.0.2.2 club alice, 192.0.2.9 club alice")
-		at := knock.Place{Medium: knock.Datagrams, Port: 5005}
-		if c.m.openers[at] != knock.Opener(clubOpener(5005)) {
+		if at := (knock.Place{Medium: knock.Datagrams, Port: 5005}); c.m.openers[at] != knock.Opener(clubOpener(5005)) {
 			t.Errorf("datagrams are opened by %v, want the Kept's opener", c.m.openers[at])
 		}
 	})
@@ -344,16 +343,19 @@ func TestSessionsAreCut(t *testing.T) {
 	})
 }
 
-// Whoever is cut off loses what they are in by, be the grant that let them in over or not;
-// who lost their grants before, and was not to be cut off then, stays in.
+// Whoever is cut off loses what they are in by, be the grant that let them in over or not.
+// Who lost their grants before, and was not to be cut off then, stays in, as does who may
+// have come in by a neighbour's grant.
 func TestSessionsWhoseGrantsAreOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		c := openClub(t, m, clubDoors)
 		c.says(visitor, "web open alice")
 		c.says(neighbour, "web open bob")
+		c.says(visitor6, "web open alice")
+		c.says(visitor6, "web open bob")
 		var all []presence.Connection
-		for _, from := range []netip.Addr{visitor, neighbour} {
+		for _, from := range []netip.Addr{visitor, neighbour, visitor6} {
 			all = append(all, presence.Connection{Proto: 6, Local: netip.MustParseAddrPort("198.51.100.1:443"), Remote: netip.AddrPortFrom(from, 40000)})
 		}
 		m.do(func() { m.sessions = all })

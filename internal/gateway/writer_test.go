@@ -311,6 +311,27 @@ func TestMarksAreFirst(t *testing.T) {
 	})
 }
 
+// The kind is told of a knock whose marks cannot be saved, and of no other.
+func TestTheKindLearnsWhatIsUnsaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, _ := runSlowly(t, m, configPath(t), sshDoor)
+		unsaved := 0
+		for n, full := range []error{nil, errors.New("no space left on device"), nil} {
+			m.do(func() { m.full = full })
+			r.post(func(time.Time) {
+				r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(visitor), By: "sealed", Reason: "right"}, []store.Mark{mark},
+					knock.Verdict{Right: true, Unsaved: func() { unsaved++ }})
+			})
+			time.Sleep(slowDisk)
+			synctest.Wait()
+			if want := min(n, 1); unsaved != want {
+				t.Errorf("after knock %d, with %v, the kind was told %d times, want %d", n+1, full, unsaved, want)
+			}
+		}
+	})
+}
+
 // A right knock whose mark cannot be saved is refused, and that is recorded.
 func TestAMarkThatCannotBeKept(t *testing.T) {
 	const because = "a right knock, but what must be remembered of it is not on disk: "

@@ -51,6 +51,13 @@ type Kept interface {
 	Order(now time.Time, who, order string, args json.RawMessage) (Change, json.RawMessage, error)
 }
 
+// Forgetter is a Kept with keys whose time ends also while nothing is heard. It is called
+// every few seconds.
+type Forgetter interface {
+	Kept
+	Forget(now time.Time)
+}
+
 // Use is a rule in use, at a door.
 type Use struct {
 	Door string

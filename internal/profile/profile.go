@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -30,8 +32,12 @@ type Profile struct {
 	Gateway  seal.Peer
 	Suite    seal.Suite
 	Doors    []string // those that are known, of which the first is the default; empty for the gateway's first
-	Key      Key
-	OneWay   bool // knock with single packets, that are not answered
+	// Ports are those of the doors, by name, as the gateway has told them last, such as
+	// "22/tcp" and "8000-8010/tcp"; the gateway's first door is "". None that was not
+	// opened yet has any.
+	Ports  map[string][]string
+	Key    Key
+	OneWay bool // knock with single packets, that are not answered
 	// AnySource says that the door takes single packets from any source, whose sender
 	// need not know the own address.
 	AnySource bool
@@ -55,7 +61,10 @@ type file struct {
 	OneWay   bool     `toml:"one_way"`
 	Any      bool     `toml:"any_source"`
 	Suite    string   `toml:"suite"`
-	Gateway  struct {
+
+	Ports map[string][]string `toml:"ports"`
+
+	Gateway struct {
 		Fingerprint string `toml:"fingerprint"`
 		Secret      string `toml:"secret"`
 		Bundle      string `toml:"bundle"`
@@ -145,7 +154,7 @@ func parse(text []byte) (p Profile, err error) {
 		}
 		return p, err
 	}
-	p = Profile{Hosts: f.Hosts, Port: f.Port, Carriers: f.Carriers, Doors: f.Doors, OneWay: f.OneWay, AnySource: f.Any,
+	p = Profile{Hosts: f.Hosts, Port: f.Port, Carriers: f.Carriers, Doors: f.Doors, OneWay: f.OneWay, AnySource: f.Any, Ports: f.Ports,
 		Key: Key{Agent: f.Key.Agent, File: f.Key.File, Certificate: f.Key.Certificate, Secret: f.Key.Secret}}
 	if p.Gateway.Fingerprint, err = seal.ParseFingerprint(f.Gateway.Fingerprint); err != nil {
 		return p, fmt.Errorf("gateway.fingerprint: %w", err)
@@ -199,7 +208,26 @@ func (p *Profile) check() error {
 			return fmt.Errorf("doors: %w", err)
 		}
 	}
+	if err := checkPorts(p.Ports); err != nil {
+		return err
+	}
 	return p.Key.check()
+}
+
+var ports = regexp.MustCompile(`^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?/(tcp|udp)$`)
+
+func checkPorts(of map[string][]string) error {
+	for door, all := range of {
+		if door != "" && CheckName(door) != nil {
+			return fmt.Errorf("ports: %w", CheckName(door))
+		}
+		for _, port := range all {
+			if !ports.MatchString(port) {
+				return fmt.Errorf("ports.%s: %q: allowed are ports such as \"22/tcp\" and \"8000-8010/tcp\"", door, port)
+			}
+		}
+	}
+	return nil
 }
 
 func (k Key) check() error {
@@ -251,6 +279,12 @@ func (p Profile) text() []byte {
 	line("secret", strconv.Quote(base64.StdEncoding.EncodeToString(p.Gateway.Profile[:])))
 	if len(p.Gateway.Bundle) > 0 {
 		line("bundle", strconv.Quote(base64.StdEncoding.EncodeToString(p.Gateway.Bundle)))
+	}
+	if len(p.Ports) > 0 {
+		b.WriteString("\n# The doors' ports, as the gateway has told them last.\n[ports]\n")
+	}
+	for _, door := range slices.Sorted(maps.Keys(p.Ports)) {
+		line(strconv.Quote(door), list(p.Ports[door]))
 	}
 	return b.Bytes()
 }

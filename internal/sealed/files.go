@@ -93,6 +93,7 @@ func (k *kept) Feed(now time.Time, path string, what any, err error) (c knock.Ch
 	h.fed = true
 	d, ok := what.(digest)
 	if err != nil || !ok {
+		k.publish(now) // of what does not depend on it
 		if !h.good {
 			c.Warnings = []string{path + ": until it can be used, the knocks that go by it open nothing"}
 		}

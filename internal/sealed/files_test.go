@@ -3,7 +3,6 @@ package sealed
 import (
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -99,7 +98,7 @@ func TestFilesInEveryOrder(t *testing.T) {
 			check("before any")
 			for n, path := range order {
 				if bad>>n&1 != 0 {
-					s.kept.Feed(s.now, path, nil, errDenied)
+					s.feeds(path, "", errDenied)
 				} else {
 					s.feed(path, texts[path])
 					good[path] = true
@@ -113,10 +112,7 @@ func TestFilesInEveryOrder(t *testing.T) {
 			check("in the end")
 			// What cannot be read any more stays as it was.
 			for _, path := range order {
-				c := s.kept.Feed(s.now, path, nil, errDenied)
-				if want := path + ": permission denied; what it had before stays in force"; len(c.Warnings) != 1 || c.Warnings[0] != want {
-					t.Errorf("warnings %q, want %q", c.Warnings, want)
-				}
+				s.feeds(path, "", errDenied)
 				check("when " + path + " cannot be read any more")
 			}
 		}
@@ -130,21 +126,21 @@ func TestFilesThatAreWrong(t *testing.T) {
 	for _, tt := range []struct {
 		path, text string
 		err        error
-		warning    string
-		alice      bool // still gets in
+		bad        string // why it cannot be used, or what does not count
+		alice      bool   // still gets in
 	}{
 		{keysFile, "", nil, "", false},
-		{keysFile, "", fs.ErrNotExist, "file does not exist; what it had before stays in force", true},
-		{keysFile, "", errDenied, "permission denied; what it had before stays in force", true},
+		{keysFile, "", errDenied, "", true},
 		{keysFile, alice.line("") + "\nssh-ed25519 AAAA broken\n", nil, keysFile + ":2: ", true},
 		{keysFile, alice.line(`no-such-option`), nil, keysFile + ":1: ", false},
-		{identityFile, "", nil, "0 keys and 0 profile secrets: needed is one of each; what it had before stays in force", true},
-		{identityFile, "", fs.ErrNotExist, "file does not exist; what it had before stays in force", true},
-		{identityFile, "key x\n", nil, "line 1: key: allowed are 32 bytes in base64; what it had before stays in force", true},
-		{identityFile, "door x\n", nil, `line 1: allowed are "key" and "profile", each followed by base64; what it had before stays in force`, true},
-		{identityFile, strings.Repeat(identityText(7), 5), nil, "5 keys and 5 profile secrets: allowed are 2 and 4; delete the oldest, which are last; what it had before stays in force", true},
+		{keysFile, alice.line(`doors="web,cellar"`), nil, `options name the door "cellar", and no door of that name has a sealed knock`, true},
+		{identityFile, "", nil, "0 keys and 0 profile secrets: needed is one of each", true},
+		{identityFile, "", errDenied, "", true},
+		{identityFile, "key x\n", nil, "line 1: key: allowed are 32 bytes in base64", true},
+		{identityFile, "door x\n", nil, `line 1: allowed are "key" and "profile", each followed by base64`, true},
+		{identityFile, strings.Repeat(identityText(7), 5), nil, "5 keys and 5 profile secrets: allowed are 2 and 4; delete the oldest, which are last", true},
 		{revokedFile, "", nil, "the list of revoked keys is empty", true},
-		{revokedFile, "", fs.ErrNotExist, "file does not exist; what it had before stays in force", true},
+		{revokedFile, "", errDenied, "", true},
 		{revokedFile, alice.id() + "\n" + bob.id() + "\n", nil, "", false},
 	} {
 		s := closedSite(t, newKey("nobody"))
@@ -154,9 +150,11 @@ func TestFilesThatAreWrong(t *testing.T) {
 		if !s.opensFor(alice, "web") || s.opensFor(bob, "web") {
 			t.Fatal("before: alice, or bob, who is revoked, is not as they should be")
 		}
-		c := s.carry(s.kept.Feed(s.now, tt.path, []byte(tt.text), tt.err))
-		if all := strings.Join(c.Warnings, "\n"); !strings.Contains(all, tt.warning) || (tt.warning == "") != (all == "") {
-			t.Errorf("%s with %q, %v: warnings %q, want %q", tt.path, tt.text, tt.err, all, tt.warning)
+		file := knock.File{Path: tt.path, As: map[string]string{keysFile: asKeys, identityFile: asIdentity, revokedFile: asRevoked}[tt.path]}
+		_, err := Kind{}.Digest(file, []byte(tt.text))
+		c := s.feeds(tt.path, tt.text, tt.err)
+		if all := fmt.Sprint(err, c.Warnings); tt.err == nil && (!strings.Contains(all, tt.bad) || (tt.bad == "") != (all == "<nil> []")) {
+			t.Errorf("%s with %q: %s, want %q", tt.path, tt.text, all, tt.bad)
 		}
 		if got := s.opensFor(alice, "web"); got != tt.alice {
 			t.Errorf("%s with %q, %v: alice gets in: %v, want %v", tt.path, tt.text, tt.err, got, tt.alice)
@@ -199,7 +197,7 @@ func TestStandsAtADoor(t *testing.T) {
 	// Without any file that could be read, what there was stands, but not what was locked.
 	mustOrder[Done](s, OrderLock, KeyArgs{Key: "bob"})
 	s.boot()
-	s.kept.Feed(s.now, keysFile, nil, errDenied)
+	s.feeds(keysFile, "", errDenied)
 	s.feed(identityFile, identityText(7))
 	for _, k := range []key{alice, bob} {
 		if got := s.kept.Stands("web", k.name+" "+k.id()); got != (k.name == "alice") {

@@ -157,6 +157,15 @@ func (k *kept) opener(port uint16) *opener {
 // Opener returns the one of a port.
 func (k *kept) Opener(port uint16) knock.Opener { return k.opener(port) }
 
+// Forget has the openers forget keys whose time is over.
+func (k *kept) Forget(now time.Time) {
+	for _, op := range k.openers {
+		if o := op.now.Load(); o != nil {
+			o.gateway.Rotate(now)
+		}
+	}
+}
+
 // Stands says whether somebody's grant at a door may stand.
 func (k *kept) Stands(door, by string) bool {
 	id := credential.ID(by)

@@ -113,7 +113,22 @@ func identityText(n byte) string {
 }
 
 func (s *site) feed(path, text string) knock.Change {
-	return s.carry(s.kept.Feed(s.now, path, []byte(text), nil))
+	s.t.Helper()
+	return s.feeds(path, text, nil)
+}
+
+// feeds is feed of a file that may be impossible to read, or to use.
+func (s *site) feeds(path, text string, err error) knock.Change {
+	s.t.Helper()
+	var what any
+	if err == nil {
+		i := slices.IndexFunc(s.kept.Files(), func(f knock.File) bool { return f.Path == path })
+		if i < 0 {
+			s.t.Fatalf("nothing goes by %s", path)
+		}
+		what, err = Kind{}.Digest(s.kept.Files()[i], []byte(text))
+	}
+	return s.carry(s.kept.Feed(s.now, path, what, err))
 }
 
 // carry has a change's marks on the disk.

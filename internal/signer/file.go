@@ -70,15 +70,18 @@ func (m Machine) fromFile(ctx context.Context, path string) (*Signer, error) {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
 	key, err := ssh.ParseRawPrivateKey(text)
-	locked, isLocked := errors.AsType[*ssh.PassphraseMissingError](err)
+	missing, isLocked := errors.AsType[*ssh.PassphraseMissingError](err)
 	if isLocked && public == nil {
-		public = locked.PublicKey
+		public = missing.PublicKey
 	}
 	switch {
 	case isLocked && public == nil:
 		return nil, fmt.Errorf("%q is encrypted, and its public key is not beside it: ssh-keygen -y -f %s > %[2]s.pub", path, files.Quoted(path))
 	case isLocked:
-		return forKey(public, path, m.unlocking(path, text, public)), nil
+		l := &locked{m: m, path: path, text: text, public: public}
+		s := forKey(public, path, l.sign)
+		s.unlock = func(ctx context.Context) error { _, err := l.open(ctx); return err }
+		return s, nil
 	case err != nil:
 		return nil, fmt.Errorf("%q is no private key that can be used: allowed are Ed25519, ECDSA and RSA keys in OpenSSH's form or PEM: %w", path, err)
 	}
@@ -113,25 +116,40 @@ func sign(s ssh.Signer, data []byte) (*ssh.Signature, error) {
 // mostTries is how often a passphrase is asked for, as by ssh (NumberOfPasswordPrompts).
 const mostTries = 3
 
-// unlocking signs with an encrypted key, whose passphrase is asked for once.
-func (m Machine) unlocking(path string, text []byte, public ssh.PublicKey) func(context.Context, []byte) (*ssh.Signature, error) {
-	var one sync.Mutex // guards unlocked
-	var unlocked ssh.Signer
-	return func(ctx context.Context, data []byte) (*ssh.Signature, error) {
-		one.Lock()
-		defer one.Unlock()
-		if unlocked == nil {
-			s, err := m.unlock(ctx, path, text)
-			if err != nil {
-				return nil, err
-			}
-			if string(s.PublicKey().Marshal()) != string(public.Marshal()) {
-				return nil, fmt.Errorf("%q and %[1]q.pub are two different keys: ssh-keygen -y -f %s > %[2]s.pub", path, files.Quoted(path))
-			}
-			unlocked = s
-		}
-		return sign(unlocked, data)
+// locked is an encrypted key, whose passphrase is asked for once.
+type locked struct {
+	m      Machine
+	path   string
+	text   []byte
+	public ssh.PublicKey
+
+	mu     sync.Mutex // guards opened
+	opened ssh.Signer // nil before
+}
+
+func (l *locked) sign(ctx context.Context, data []byte) (*ssh.Signature, error) {
+	s, err := l.open(ctx)
+	if err != nil {
+		return nil, err
 	}
+	return sign(s, data)
+}
+
+func (l *locked) open(ctx context.Context) (ssh.Signer, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opened != nil {
+		return l.opened, nil
+	}
+	s, err := l.m.unlock(ctx, l.path, l.text)
+	if err != nil {
+		return nil, err
+	}
+	if string(s.PublicKey().Marshal()) != string(l.public.Marshal()) {
+		return nil, fmt.Errorf("%q and %[1]q.pub are two different keys: ssh-keygen -y -f %s > %[2]s.pub", l.path, files.Quoted(l.path))
+	}
+	l.opened = s
+	return s, nil
 }
 
 func (m Machine) unlock(ctx context.Context, path string, text []byte) (ssh.Signer, error) {

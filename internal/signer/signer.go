@@ -27,6 +27,8 @@ type Signer struct {
 	touch bool
 	key   ssh.PublicKey // nil for secrets and codes
 	prove func(ctx context.Context, message []byte) ([]byte, error)
+	// unlock asks for a passphrase; nil where there is none to ask for.
+	unlock func(ctx context.Context) error
 }
 
 // Machine is what a Signer needs of the machine that it runs on.
@@ -70,6 +72,15 @@ func (s *Signer) Credential() seal.Credential { return s.who }
 // Prove returns the proof of a message.
 func (s *Signer) Prove(ctx context.Context, message []byte) ([]byte, error) {
 	return s.prove(ctx, message)
+}
+
+// Unlock asks for the key's passphrase, if it has one that is still to be asked for. Prove
+// would do that too, while a gateway waits, which it does not for long.
+func (s *Signer) Unlock(ctx context.Context) error {
+	if s.unlock == nil {
+		return nil
+	}
+	return s.unlock(ctx)
 }
 
 // Touch says whether a proof takes the touch of a security key.

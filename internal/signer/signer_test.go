@@ -5,20 +5,13 @@ package signer
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
@@ -28,119 +21,6 @@ import (
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 )
-
-var message = bytes.Repeat([]byte("m"), 32)
-
-// home is a directory with keys, and perhaps an agent.
-type home struct {
-	t    *testing.T
-	dir  string
-	vars map[string]string
-	asks []string // answers to what is asked
-}
-
-func newHome(t *testing.T) *home {
-	t.Helper()
-	for _, program := range []string{"ssh-keygen", "ssh-agent", "ssh-add"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("the tests need OpenSSH's %s: %v", program, err)
-		}
-	}
-	return &home{t: t, dir: t.TempDir(), vars: map[string]string{}}
-}
-
-func (h *home) machine() Machine {
-	return Machine{Getenv: func(name string) string { return h.vars[name] },
-		Ask: func(context.Context, string, bool) ([]byte, error) {
-			if len(h.asks) == 0 {
-				return nil, ErrNobody
-			}
-			answer := h.asks[0]
-			h.asks = h.asks[1:]
-			return []byte(answer), nil
-		}}
-}
-
-// run runs a program of OpenSSH's.
-func (h *home) run(program string, args ...string) string {
-	h.t.Helper()
-	c := exec.Command(program, args...)
-	c.Env = append(os.Environ(), "SSH_AUTH_SOCK="+h.vars["SSH_AUTH_SOCK"])
-	out, err := c.CombinedOutput()
-	if err != nil {
-		h.t.Fatalf("%s %s: %v\n%s", program, args, err, out)
-	}
-	return string(out)
-}
-
-// key makes a key and returns the path of its file.
-func (h *home) key(name, kind string, args ...string) string {
-	path := filepath.Join(h.dir, name)
-	h.run("ssh-keygen", append([]string{"-q", "-t", kind, "-N", "", "-a", "1", "-C", "alice@" + name, "-f", path}, args...)...)
-	return path
-}
-
-// agent starts ssh-agent for the test.
-func (h *home) agent() {
-	h.t.Helper()
-	socket := filepath.Join(h.dir, "agent")
-	c := exec.Command("ssh-agent", "-D", "-a", socket)
-	if err := c.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	h.vars["SSH_AUTH_SOCK"] = socket
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			h.t.Fatal(err)
-		}
-	}
-}
-
-func (h *home) public(path string) ssh.PublicKey {
-	h.t.Helper()
-	key := readPublic(path)
-	if key == nil {
-		h.t.Fatalf("%s is no public key", path)
-	}
-	return key
-}
-
-// ring is one that knows the public keys of files, and what is in others.
-func (h *home) ring(lines ...string) *credential.Ring {
-	h.t.Helper()
-	keys, problems := credential.Parse([]byte(strings.Join(lines, "\n")), "keys")
-	if len(problems) > 0 {
-		h.t.Fatal(problems)
-	}
-	return credential.NewRing(credential.Origins{File: credential.NewKeys(keys)})
-}
-
-func (h *home) line(path string) string {
-	h.t.Helper()
-	text, err := os.ReadFile(path + ".pub")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return strings.TrimSpace(string(text))
-}
-
-// prove has a signer prove the message.
-func prove(t *testing.T, s *Signer) seal.Credential {
-	t.Helper()
-	proof, err := s.Prove(t.Context(), message)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.Credential()
-	c.Proof = proof
-	return c
-}
 
 // A key in a file and one that an agent has make proofs that the gateway accepts.
 func TestKeys(t *testing.T) {
@@ -194,7 +74,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// An encrypted key asks once, when it is to sign; in an agent it asks nobody.
+// An encrypted key asks once, when it is unlocked or else when it is to sign.
 func TestEncrypted(t *testing.T) {
 	h := newHome(t)
 	path := h.key("locked", "ed25519", "-N", "secret")
@@ -204,6 +84,9 @@ func TestEncrypted(t *testing.T) {
 		t.Fatalf("%v, asked: %v", err, len(h.asks) == 0)
 	}
 	for range 2 {
+		if err := s.Unlock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		c := prove(t, s)
 		if _, ok := h.ring(h.line(path)).Key(c.Fingerprint, message, c.Proof); !ok {
 			t.Error("the proof is not accepted")
@@ -409,102 +292,6 @@ func TestAgentThatWaits(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// serve has an agent of the test's answer at a socket.
-func (h *home) serve(socket string, a agent.Agent) {
-	h.t.Helper()
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { l.Close() })
-	go func() { // ends with l
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go agent.ServeAgent(a, c) // ends with the visitor
-		}
-	}()
-	h.vars["SSH_AUTH_SOCK"] = socket
-}
-
-// A security key's proof, which an agent makes, is accepted with its touch.
-func TestSecurityKey(t *testing.T) {
-	h := newHome(t)
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.ParsePublicKey(ssh.Marshal(struct {
-		Type        string
-		Key         []byte
-		Application string
-	}{ssh.KeyAlgoSKED25519, public, "ssh:"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.serve(filepath.Join(h.dir, "agent"), hardware{private: private, key: key})
-	f := credential.FingerprintOf(key.Marshal())
-	s, err := Open(t.Context(), h.machine(), profile.Key{Agent: f.String()})
-	if err != nil || !s.Touch() {
-		t.Fatalf("%v, or no touch", err)
-	}
-	c := prove(t, s)
-	party, ok := h.ring(string(ssh.MarshalAuthorizedKey(key))).Key(f, message, c.Proof)
-	if !ok {
-		t.Fatal("the proof is not accepted")
-	}
-	if _, refusal := party.Permits(credential.Ask{Now: time.Now(), Zone: time.UTC, Source: netip.MustParseAddr("192.0.2.7")}); refusal != nil {
-		t.Error(refusal.Text())
-	}
-	if list := h.machine().Candidates(t.Context(), h.dir); len(list) != 1 || !list[0].Touch {
-		t.Errorf("candidates: %+v", list)
-	}
-	if _, err := s.ProveSingle(t.Context(), message); !errors.Is(err, ErrNotSingle) {
-		t.Errorf("a single packet: %v", err)
-	}
-}
-
-// hardware is an agent with a security key that is touched at once (PROTOCOL.u2f).
-type hardware struct {
-	agent.ExtendedAgent
-	private ed25519.PrivateKey
-	key     ssh.PublicKey
-}
-
-func (w hardware) List() ([]*agent.Key, error) {
-	return []*agent.Key{{Format: w.key.Type(), Blob: w.key.Marshal(), Comment: "key on the ring"}}, nil
-}
-
-func (w hardware) SignWithFlags(_ ssh.PublicKey, data []byte, _ agent.SignatureFlags) (*ssh.Signature, error) {
-	rest := []byte{1, 0, 0, 0, 9} // present; a counter
-	app, hash := sha256.Sum256([]byte("ssh:")), sha256.Sum256(data)
-	return &ssh.Signature{Format: w.key.Type(), Blob: ed25519.Sign(w.private, slices.Concat(app[:], rest, hash[:])), Rest: rest}, nil
-}
-
-func (w hardware) Sign(k ssh.PublicKey, data []byte) (*ssh.Signature, error) {
-	return w.SignWithFlags(k, data, 0)
-}
-
-// waiting is an agent that does not sign before the visitor has gone.
-type waiting struct {
-	agent.Agent
-	asked, end chan struct{}
-}
-
-func (w waiting) Sign(ssh.PublicKey, []byte) (*ssh.Signature, error) {
-	close(w.asked)
-	<-w.end
-	return nil, errors.New("too late")
-}
-
-func (w waiting) SignWithFlags(k ssh.PublicKey, data []byte, _ agent.SignatureFlags) (*ssh.Signature, error) {
-	return w.Sign(k, data)
-}
-
-func (w waiting) Extension(string, []byte) ([]byte, error) { return nil, agent.ErrExtensionUnsupported }
 
 // Keys of the agent come first, each once, and certificates are none.
 func TestCandidates(t *testing.T) {

@@ -46,13 +46,18 @@ type Turn struct {
 // returned by Directory. If Take cannot wait, or ctx ends first, it returns nil and why:
 // interleaved knocks are a nuisance, but no reason not to knock.
 func Take(ctx context.Context, dir, host string) (*Turn, error) {
-	name := sha256.Sum256([]byte(strings.ToLower(host)))
-	path := filepath.Join(dir, hex.EncodeToString(name[:8]))
+	path := filepath.Join(dir, fileOf(host))
 	t := &Turn{flock.New(path+".lock", flock.SetPermissions(0o600)), path + ".last"}
 	if _, err := t.lock.TryLockContext(ctx, poll); err != nil {
 		return nil, fmt.Errorf("%s: %w", path+".lock", err)
 	}
 	return t, nil
+}
+
+// fileOf is the name of the files of a gateway.
+func fileOf(host string) string {
+	sum := sha256.Sum256([]byte(strings.ToLower(host)))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Directory returns the directory for the files, below base, and makes it if need be.

@@ -41,6 +41,7 @@ type Knock struct {
 	From    netip.Addr
 	Stream  bool
 	Single  bool
+	First   bool // none has arrived before
 }
 
 // New returns a gateway that opens to those of a ring for a minute.
@@ -149,7 +150,7 @@ func (g *Gateway) Handle(from netip.Addr, d []byte, stream bool) (replies [][]by
 	}
 	answers, again := g.used[string(k.Number[:])]
 	if !again {
-		knock := Knock{Request: k.Request, Kind: k.Credential.Kind, Party: g.party(k), Message: string(k.Message), From: from, Stream: stream}
+		knock := Knock{Request: k.Request, Kind: k.Credential.Kind, Party: g.party(k), Message: string(k.Message), From: from, Stream: stream, First: len(g.knocks) == 0}
 		g.knocks = append(g.knocks, knock)
 		answers = g.answer(knock)
 	}
