@@ -185,8 +185,8 @@ func (b *probe) steps(ctx context.Context) (err error) {
 	opens := b.step(stepOpen, func() (string, error) { return b.opens(ctx) })
 	if opens != nil {
 		// What the probe has opened it closes, whatever comes of that.
-		_, err := b.shutAgain(context.WithoutCancel(ctx))
-		return errors.Join(opens, err)
+		_ = b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) })
+		return opens
 	}
 	if !alone() {
 		b.skipped = "another call of yours needs the door open"
@@ -205,6 +205,9 @@ func (b *probe) step(name string, take func() (string, error)) error {
 	s := probeStepJSON{Step: name, State: "ok", TookMS: ms(time.Since(began)), Message: said}
 	if err != nil {
 		s.State, s.Message = "failed", err.Error()
+		if hint := hintOf(err); hint != "" {
+			s.Message += "; " + hint
+		}
 	}
 	b.done = append(b.done, s)
 	return err
@@ -318,7 +321,7 @@ func (b *probe) print(err error) error {
 		j.Steps = append(j.Steps, probeStepJSON{Step: name, State: "skipped", Message: b.skipped})
 	}
 	for _, s := range j.Steps {
-		if s.State == "failed" {
+		if s.State == "failed" && j.Failed == "" {
 			j.Failed = s.Step
 		}
 	}
