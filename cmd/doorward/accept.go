@@ -35,6 +35,10 @@ asks which; --key names one by its fingerprint, as ssh-add -l lists it, or by th
 of the private key. A file that ends in -cert.pub is a certificate for the key beside
 it. The key stays where it is: the gateway gets the public key and a signature.
 
+At the end accept shows the lines by which ssh knocks itself. On a terminal it asks
+whether they are to go into ~/.ssh/config; --install puts them there (see doorward
+ssh-config).
+
 If the answer is lost, accept the same invite again: the key is enrolled then, and
 nothing is lost. An invite that comes after the gateway's secrets have changed replaces
 the profile of this gateway.

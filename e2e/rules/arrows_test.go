@@ -152,7 +152,9 @@ var arrows = map[string]map[string]string{
 		"internal/version":    "version",
 		"internal/visit":      "knocks",
 		"internal/turns":      "one knock at a time",
-		"internal/relay":      "knock --stdio",
+		"internal/relay":      "joins connections",
+		"internal/sshconfig":  "what makes ssh knock",
+		"internal/socks":      "what the proxy is asked",
 		"internal/share":      "share and rotate",
 		"internal/client":     "the sealed knock",
 		"internal/signer":     "who the visitor is",
@@ -176,6 +178,9 @@ var arrows = map[string]map[string]string{
 	"internal/visit": {},
 	"internal/turns": {"internal/visit": "where the last knock opened", "internal/files": "files of the user's own"},
 	"internal/relay": {},
+	"internal/socks": {},
+
+	"internal/sshconfig": {},
 	// The doctor asks each part of the machine what the daemon will ask it.
 	"internal/doctor": {
 		"internal/config":   "what is to be guarded",
