@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/seal"
 )
 
 // The network: the visitor comes from any address of sources, so that each run
@@ -39,6 +40,7 @@ type options struct {
 	only  string
 	load  string
 	many  int
+	delay time.Duration
 }
 
 func main() {
@@ -52,7 +54,8 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 120, "openings measured of each, at most 160")
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
-	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
+	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward, sealed and load")
+	flag.DurationVar(&o.delay, "delay", 0, "of each datagram of fwknopd's and sealed knocks, either way")
 	flag.StringVar(&o.load, "load", "", "of the loads, those alone whose names have this in them")
 	flag.IntVar(&o.many, "grants", 1_000_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
@@ -100,8 +103,12 @@ func run(ctx context.Context, o options) error {
 	for _, g := range []struct {
 		name string
 		gate gate
-	}{{"knockd", &knockd{}}, {"fwknopd", &fwknopd{}}, {"doorward", &doorward{}}} {
-		if o.only != "" && o.only != g.name {
+	}{
+		{"knockd", &knockd{}}, {"fwknopd", &fwknopd{delay: o.delay}}, {"doorward", &doorward{}},
+		{"sealed", &sealed{suite: seal.Hybrid, delay: o.delay}}, {"sealed, X25519", &sealed{suite: seal.X25519, delay: o.delay}},
+		{"sealed, one packet", &sealed{suite: seal.Hybrid, single: true, delay: o.delay}},
+	} {
+		if name, _, _ := strings.Cut(g.name, ","); o.only != "" && o.only != name {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring %s ...\n", g.name)
@@ -113,6 +120,11 @@ func run(ctx context.Context, o options) error {
 	}
 	if len(results) > 0 {
 		print(os.Stdout, results)
+	}
+	if o.only == "" || o.only == "sealed" {
+		if err := runSealed(ctx, o); err != nil {
+			return err
+		}
 	}
 	if o.only != "" && o.only != "load" {
 		return nil

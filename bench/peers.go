@@ -107,6 +107,7 @@ func syn(source string, port int) error {
 type fwknopd struct {
 	b             *bench
 	rijndael, mac string // keys, base64
+	delay         time.Duration
 }
 
 func (f *fwknopd) start(ctx context.Context, b *bench) (int, error) {
@@ -162,6 +163,7 @@ func (f *fwknopd) knock(source string) (func() error, error) {
 	}
 	return func() error {
 		defer conn.Close()
+		time.Sleep(f.delay)
 		_, err := conn.Write([]byte(strings.TrimSpace(string(packet))))
 		return err
 	}, nil

@@ -29,6 +29,7 @@ type entrance struct {
 	timeout time.Duration
 	// untouched says that nobody is to be asked for the touch of a security key.
 	untouched bool
+	strict    bool // the door's own ports alone
 	left      bool // the door stays open, since another call needs it
 }
 
@@ -95,11 +96,12 @@ func plainHost(h string) string {
 }
 
 // connect connects to a port behind the door, and knocks if it is not known to be open.
+// Port 0 is the door's first of TCP.
 func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 	defer n.door.Stay()()
 	known := n.door.Known()
-	if conn := n.through(ctx, known, port); conn != nil {
-		return conn, nil
+	if conn, err := n.through(ctx, known, port); conn != nil || err != nil {
+		return conn, err
 	}
 	began := n.e.clock()
 	turn, err := n.turn(ctx)
@@ -112,20 +114,39 @@ func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 		return nil, shared(now.Failed)
 	}
 	if now.At.After(known.At) {
-		if conn := n.through(ctx, now, port); conn != nil {
-			return conn, nil
+		if conn, err := n.through(ctx, now, port); conn != nil || err != nil {
+			return conn, err
 		}
 	}
 	fresh, err := n.ask(ctx, now)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := n.wait(ctx, fresh, port, n.timeout)
+	if port, err = n.allowed(port); err != nil {
+		return nil, err
+	}
+	conn, err := n.wait(ctx, fresh, port, n.timeout)
 	if err != nil && ctx.Err() == nil {
 		fresh.Failed = inVain(err, port)
+		n.door.Tell(fresh)
 	}
-	n.door.Tell(fresh)
-	return opened, err
+	return conn, err
+}
+
+// allowed returns the port to connect to. Which ports are the door's, is known once it was
+// opened; of a door with many, the gateway tells some.
+func (n *entrance) allowed(port uint16) (uint16, error) {
+	ports := n.profile.Ports[n.request.Door]
+	if port == 0 {
+		if port = firstTCP(ports); port == 0 {
+			return 0, &control.Error{Code: control.CodeRefused, Message: "the door has no TCP port: " + strings.Join(ports, ", ")}
+		}
+		return port, nil
+	}
+	if n.strict && len(ports) > 0 && len(ports) < seal.MostPorts && !hasPort(ports, port) {
+		return 0, &control.Error{Code: control.CodeRefused, Message: fmt.Sprintf("%d/tcp is none of the door's ports, which are %s", port, strings.Join(ports, ", "))}
+	}
+	return port, nil
 }
 
 // match knocks for ssh's "Match exec", which ssh runs more often than it connects: only if
@@ -154,14 +175,21 @@ func (n *entrance) match(ctx context.Context) error {
 	return err
 }
 
-// through connects by a grant that another call has asked for; nil if that does not work
-// at once.
-func (n *entrance) through(ctx context.Context, k turns.Known, port uint16) net.Conn {
+// through connects by a grant that another call has asked for; both are nil if that does
+// not work at once.
+func (n *entrance) through(ctx context.Context, k turns.Known, port uint16) (net.Conn, error) {
+	if port == 0 && firstTCP(n.profile.Ports[n.request.Door]) == 0 {
+		return nil, nil // which one it is, is known after a knock
+	}
+	port, err := n.allowed(port)
+	if err != nil {
+		return nil, err
+	}
 	if k.Ways = n.standing(k); len(k.Ways) == 0 {
-		return nil
+		return nil, nil
 	}
 	conn, _ := n.wait(ctx, k, port, min(tryShared, n.timeout))
-	return conn
+	return conn, nil
 }
 
 // standing are the ways by which the door is open now, as far as is known.
@@ -367,6 +395,3 @@ func firstTCP(ports []string) uint16 {
 	}
 	return 0
 }
-
-// errNoTCP says that a door has no TCP port.
-var errNoTCP = errors.New("the door has no TCP port")

@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"rsc.io/qr"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
@@ -24,7 +21,6 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/sealed"
 	"github.com/doorward/doorward/internal/share"
-	"github.com/doorward/doorward/internal/tables"
 )
 
 // kindSealed is the kind of knock that these commands give orders to.
@@ -83,7 +79,6 @@ type inviteOptions struct {
 	rescue  int
 	qr      bool
 	json    bool
-	config  string
 }
 
 func newInvite(e *env) *cobra.Command {
@@ -354,113 +349,4 @@ func orderTo(ctx context.Context, daemon *control.Client, order string, args, re
 			Message: "the daemon's answer cannot be read: doorward and doorwardd are not of the same version", Hint: "doorward version"}
 	}
 	return answer.Ended, nil
-}
-
-// drawQR draws a text as a QR code, two rows in a line and with the light margin of four
-// around it that scanners want (ISO/IEC 18004): on a terminal dark on light, whatever its
-// colours.
-func drawQR(text string, terminal bool) (string, error) {
-	code, err := qr.Encode(text, qr.L)
-	if err != nil {
-		return "", fmt.Errorf("draw the QR code: %w", err)
-	}
-	const margin = 4
-	begin, end := "", "\n"
-	if terminal {
-		begin, end = "\x1b[30;107m", "\x1b[0m\n" // black on white (ECMA-48, SGR)
-	}
-	var b strings.Builder
-	for y := -margin; y < code.Size+margin; y += 2 {
-		b.WriteString(begin)
-		for x := -margin; x < code.Size+margin; x++ {
-			upper, lower := code.Black(x, y), code.Black(x, y+1)
-			switch {
-			case upper && lower:
-				b.WriteRune('█')
-			case upper:
-				b.WriteRune('▀')
-			case lower:
-				b.WriteRune('▄')
-			default:
-				b.WriteByte(' ')
-			}
-		}
-		b.WriteString(end)
-	}
-	return b.String(), nil
-}
-
-// sheet makes rescue codes, and prints them for paper.
-func (o *inviteOptions) sheet(ctx context.Context, e *env, daemon *control.Client) error {
-	hosts, err := o.gateway(ctx, e, daemon)
-	if err != nil {
-		return err
-	}
-	made, err := orderSealed[sealed.Rescue](ctx, daemon, sealed.OrderRescue, sealed.RescueArgs{Count: o.rescue, Door: o.Door})
-	if err != nil {
-		return err
-	}
-	line, err := lineOf(made.Invite, hosts)
-	if err != nil {
-		return err
-	}
-	if o.json {
-		return printJSON(e.stdout, rescueJSON{Codes: made.Codes, Invite: line, Door: o.Door, Hosts: hosts, Port: made.Invite.Port})
-	}
-	_, err = e.stdout.Write(sheetText(e.clock(), o.Door, hosts, line, made))
-	return err
-}
-
-// rescueJSON is what invite --rescue prints with --json.
-type rescueJSON struct {
-	Codes  []string `json:"codes"`  // secrets, each of which opens once
-	Invite string   `json:"invite"` // the line with which a machine gets a profile of the gateway; a secret
-	Door   string   `json:"door"`   // the one door that they open, "" for all
-	Hosts  []string `json:"hosts"`  // where visitors find the gateway; never null
-	Port   uint16   `json:"port"`
-}
-
-// folded is a text in lines of a length.
-func folded(text string, length int) string {
-	var b strings.Builder
-	for part := range slices.Chunk([]byte(text), length) {
-		fmt.Fprintf(&b, "  %s\n", part)
-	}
-	return b.String()
-}
-
-// sheetText is a sheet of rescue codes.
-func sheetText(now time.Time, door string, hosts []string, line string, made sealed.Rescue) []byte {
-	var b bytes.Buffer
-	to, name := "every door", profile.NameFor(hosts)
-	if door != "" {
-		to = "door " + door
-	}
-	by := "udp"
-	if made.Invite.TCP {
-		by = "udp and tcp"
-	}
-	fmt.Fprintf(&b, "RESCUE CODES for %s at %s\n", to, tables.Listed(hosts))
-	fmt.Fprintf(&b, "made %s; the knock is at port %d (%s)\n\n", now.Format("2 January 2006"), made.Invite.Port, by)
-	for i, code := range made.Codes {
-		fmt.Fprintf(&b, "  %3d  [ ]  %s\n", i+1, code)
-	}
-	at := door
-	if at != "" {
-		at = " " + at
-	}
-	fmt.Fprintf(&b, `
-Each opens once, without a key, for whoever has it: keep this sheet as you keep
-spare keys of your house, and cross out what is used. With doorward:
-
-  doorward knock %s%s --rescue
-
-which asks for a code; then connect as ever. On a machine that does not know
-the gateway yet, before that, doorward accept, which asks for an invite. That is
-this, on one line or on several:
-
-%s
-If the sheet is lost: doorward keys withdraw --rescues, on the gateway.
-`, name, at, folded(line, 64))
-	return b.Bytes()
 }

@@ -161,6 +161,16 @@ func (t *target) redraw() ([]byte, error) {
 	return share.Edit(t.path, t.text, t.door.Name, t.index, fresh, edits)
 }
 
+// invited is the name of a door's knock to which visitors are invited, "" for none.
+func invited(d *config.Door) string {
+	for _, k := range d.Knocks {
+		if _, ok := k.Rule.(knock.Invited); ok {
+			return k.Name
+		}
+	}
+	return ""
+}
+
 // sameFile makes sure that the daemon reads the file that is about to change.
 func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 	s, err := daemon.Status(ctx)

@@ -224,16 +224,6 @@ func (t *target) choose(n int) error {
 	return nil
 }
 
-// invited is the name of a door's knock to which visitors are invited, "" for none.
-func invited(d *config.Door) string {
-	for _, k := range d.Knocks {
-		if _, ok := k.Rule.(knock.Invited); ok {
-			return k.Name
-		}
-	}
-	return ""
-}
-
 // people are those who get a knock.
 type people struct {
 	all      *share.Recipients // remembered and given, with the host that is known

@@ -158,6 +158,7 @@ var arrows = map[string]map[string]string{
 		"internal/signer":     "who the visitor is",
 		"internal/profile":    "at which gateway",
 		"internal/seal":       "what is asked and answered",
+		"internal/sealed":     "orders about who may knock",
 		"internal/credential": "fingerprints of keys",
 		"internal/legible":    "strangers' text in errors",
 		"internal/setup":      "what a first configuration says",
@@ -200,6 +201,7 @@ var arrows = map[string]map[string]string{
 		"internal/knock":    "the kind writes the knock",
 		"internal/legible":  "answers are repeated in a terminal",
 		"internal/port":     "plain types",
+		"internal/profile":  "what a visitor calls the gateway",
 		"internal/service":  "which units there are",
 		"internal/share":    "draws the knock, and puts the file in place",
 		"internal/sshd":     "on which ports sshd would listen",
@@ -238,7 +240,8 @@ var arrows = map[string]map[string]string{
 	},
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
-	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand", "internal/seal": "knocks",
+		"internal/credential": "signs knocks"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},

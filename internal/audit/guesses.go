@@ -21,7 +21,7 @@ const (
 
 // Guesses counts a door's refused knocks over the last hour and the last day, and
 // from which prefixes (IPv4 /24, IPv6 /48) most of them came. Whatever strangers send,
-// it looks at no more than 64 counters for a refusal and takes up no more than 30 KiB.
+// it looks at no more than 64 counters for a refusal and takes up no more than 32 KiB, a snapshot included.
 // So not every prefix is counted exactly: those that are refused most often are never
 // missed, and each has the amount by which its count may be too high. It is the
 // algorithm Space-Saving (Metwally, Agrawal, El Abbadi: Efficient Computation of
@@ -33,7 +33,8 @@ type Guesses struct {
 	began     time.Time
 	before    *Guesses // what was refused before began, nil if that is not known
 	hour, day parts
-	looks     int // how many counters were looked at, for tests of what a refusal costs
+	taken     *Guesses // the latest snapshot, nil if something was counted since
+	looks     int      // how many counters were looked at, for tests of what a refusal costs
 }
 
 // Guessed is what was refused in a span of time.
@@ -72,6 +73,7 @@ func (g *Guesses) Add(r Record) {
 	} else if !known {
 		return
 	}
+	g.taken = nil
 	at := r.Time.Sub(g.began)
 	for _, p := range []*part{g.hour.at(at), g.day.at(at)} {
 		p.refused += r.Times()
@@ -83,18 +85,19 @@ func (g *Guesses) Add(r Record) {
 	}
 }
 
-// After returns a snapshot of g that is preceded by before, which must not change any
-// more.
+// After returns g, preceded by before. Neither of them may change any more.
 func (g *Guesses) After(before *Guesses) *Guesses {
-	s := g.Snapshot()
-	s.before = before
-	return s
+	return &Guesses{began: g.began, before: before, hour: g.hour, day: g.day}
 }
 
-// Snapshot returns a copy of g as it is now, for use in another goroutine. It copies only
-// two of the parts.
+// Snapshot returns a copy of g as it is now, for use in other goroutines, which must not
+// change it. It copies only two of the parts, and nothing if nothing was counted since the
+// snapshot before.
 func (g *Guesses) Snapshot() *Guesses {
-	return &Guesses{began: g.began, hour: g.hour.snapshot(), day: g.day.snapshot()}
+	if g.taken == nil {
+		g.taken = &Guesses{began: g.began, hour: g.hour.snapshot(), day: g.day.snapshot()}
+	}
+	return g.taken
 }
 
 // snapshot copies the part that is still being counted in. The others do not change any

@@ -178,6 +178,27 @@ func TestASnapshotStaysAsItWas(t *testing.T) {
 	}
 }
 
+// Nothing is copied for a snapshot of what has not changed, and After does not change one.
+func TestASnapshotOfTheSame(t *testing.T) {
+	g := NewGuesses(noon)
+	g.Add(at(noon, "198.18.0.1"))
+	first := g.Snapshot()
+	before := NewGuesses(noon.Add(-time.Hour))
+	before.Add(at(noon.Add(-time.Minute), "198.18.0.2"))
+	before.Add(at(noon.Add(-time.Minute), "198.18.0.2"))
+	if got := first.After(before).Hour(noon).Refused; got != 3 {
+		t.Errorf("with what was before, %d knocks were refused, want 3", got)
+	}
+	g.Add(Record{Time: noon, Event: EventGranted, Source: "198.18.0.1"})
+	if g.Snapshot() != first {
+		t.Error("a copy was made of what has not changed")
+	}
+	g.Add(at(noon, "198.18.0.3"))
+	if now := g.Snapshot(); now == first || now.Hour(noon).Refused != 2 || first.Hour(noon).Refused != 1 {
+		t.Errorf("%d and then %d knocks were refused, want 1 and then 2", first.Hour(noon).Refused, now.Hour(noon).Refused)
+	}
+}
+
 // A prefix that guesses more than all others together is named first, however many the
 // others are.
 func TestTheLoudestIsNamed(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // equipped reads the files that the door's knocks go by, as the daemon does, and says what
@@ -71,7 +72,7 @@ func timed(c *config.Config, s clockState) []Finding {
 		for _, k := range c.Doors[i].Knocks {
 			if r, ok := k.Rule.(knock.Timed); ok && r.Fresh() > 0 {
 				return []Finding{{Warning, "clock", fmt.Sprintf("is not synchronised: single packets at door %s count only within %s of it",
-					c.Doors[i].Name, r.Fresh()), "timedatectl set-ntp true, or install chrony"}}
+					c.Doors[i].Name, tables.Short(r.Fresh())), "timedatectl set-ntp true, or install chrony"}}
 			}
 		}
 	}

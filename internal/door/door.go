@@ -338,6 +338,7 @@ func (d *Door) Brief(now time.Time, most int) View {
 	}
 	b := &d.grants
 	some := 0
+	v.Grants = make([]Held, 0, min(most, v.Granted)) // most have one claim each
 	for n := range b.ends.latest() {
 		if some++; some > most {
 			break

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -58,21 +57,21 @@ func (r recalled) before(name string) *audit.Guesses {
 	return r.of[name]
 }
 
-// guessesAt returns a function that assembles what each door has counted until now, and
+// guessesAt returns a function that writes down what each door has counted until now, and
 // that may be called outside the loop.
-func (g *Gateway) guessesAt(now time.Time, doors []control.Door) (count func()) {
+func (g *Gateway) guessesAt(now time.Time) (count func(doors []control.Door)) {
 	of := make([]*audit.Guesses, len(g.doors))
 	for i, d := range g.doors {
 		of[i] = d.guesses.Snapshot()
 	}
-	return sync.OnceFunc(func() {
+	return func(doors []control.Door) {
 		for i, guesses := range of {
 			if guesses.Began().Equal(g.countingSince) { // else the door came later
 				guesses = guesses.After(g.recalled().before(doors[i].Name))
 			}
 			doors[i].Guesses = control.Guesses{Hour: guessesOf(guesses.Hour(now)), Day: guessesOf(guesses.Day(now))}
 		}
-	})
+	}
 }
 
 // guessesOf returns refusals as status shows them.

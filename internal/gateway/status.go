@@ -25,12 +25,11 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
 			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	snap.of.fill()
 	s := snap.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
 	read := g.measure(snap.doors, measureSoon)
-	s.Doors = slices.Clone(s.Doors)
+	s.Doors = slices.Clone(snap.of.filled())
 	for i := range s.Doors {
 		d := &s.Doors[i]
 		d.PacketsRefused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
@@ -52,32 +51,37 @@ func (g *Gateway) Newer() <-chan struct{} {
 // standing is the current state as far as the loop knows. What takes longer to assemble
 // is assembled by fill, when somebody reads it, once for all.
 type standing struct {
-	control.Status
-	fill func() // the doors
+	control.Status // without doors
+	filled         func() []control.Door
 }
 
 // standing is filled by the loop as far as that must be; Status adds what only the
 // kernel knows.
 func (g *Gateway) standing(now time.Time) standing {
-	s, doors := g.assemble(now)
-	guesses := g.guessesAt(now, s.Doors)
-	return standing{s, sync.OnceFunc(func() {
-		for i, d := range doors {
-			s.Doors[i] = d.status(now)
-		}
-		guesses()
+	s, briefs := g.assemble(now)
+	guesses := g.guessesAt(now)
+	return standing{s, sync.OnceValue(func() []control.Door {
+		doors := statuses(now, briefs)
+		guesses(doors)
+		return doors
 	})}
 }
 
-// assemble returns the status with doors that are still empty, and what they are to be
-// filled with.
+func statuses(now time.Time, briefs []brief) []control.Door {
+	doors := make([]control.Door, len(briefs))
+	for i, d := range briefs {
+		doors[i] = d.status(now)
+	}
+	return doors
+}
+
+// assemble returns the status without doors, and what they are made of.
 func (g *Gateway) assemble(now time.Time) (control.Status, []brief) {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.eventCounts),
 		Fence:    control.Fence{Up: g.fenceProblem == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.fenceProblem},
 		Problems: g.problems(),
-		Doors:    make([]control.Door, len(g.doors)),
 	}
 	most := g.listed()
 	s.Settled, s.Ended = g.settled()

@@ -22,9 +22,7 @@ func TestStatesAreTheirNames(t *testing.T) {
 
 // stateNow returns the status as the loop knows it, without counts of guesses.
 func (g *Gateway) stateNow(now time.Time) control.Status {
-	s, doors := g.assemble(now)
-	for i, d := range doors {
-		s.Doors[i] = d.status(now)
-	}
+	s, briefs := g.assemble(now)
+	s.Doors = statuses(now, briefs)
 	return s
 }

@@ -39,7 +39,8 @@ type Port struct {
 	First, Last uint16
 }
 
-const mostPorts = 8
+// MostPorts is how many ports of a door an Answer has, the first ones.
+const MostPorts = 8
 
 // Answer is what the gateway says to a request.
 type Answer struct {
@@ -58,7 +59,7 @@ func (a Answer) encode() []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(min(max(a.Left/time.Millisecond, 0), math.MaxUint32)))
 	source := a.Source.As16()
 	b = append(append(b, source[:]...), a.Next[:]...)
-	ports := a.Ports[:min(len(a.Ports), mostPorts)]
+	ports := a.Ports[:min(len(a.Ports), MostPorts)]
 	b = append(b, byte(len(ports)))
 	for _, p := range ports {
 		proto := byte(6) // as in an IP header
@@ -80,7 +81,7 @@ func (r *reader) answer() (a Answer) {
 	a.Source = netip.AddrFrom16(source).Unmap()
 	copy(a.Next[:], r.bytes(len(a.Next)))
 	n := int(r.u8())
-	r.bad = r.bad || n > mostPorts || a.Status < Opened || a.Status > Refused || (a.Status == Refused) != (a.Reason != 0)
+	r.bad = r.bad || n > MostPorts || a.Status < Opened || a.Status > Refused || (a.Status == Refused) != (a.Reason != 0)
 	for range n {
 		proto := r.u8()
 		p := Port{UDP: proto == 17, First: r.u16(), Last: r.u16()}

@@ -129,7 +129,9 @@ func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Ver
 	switch age := v.Time.Round(0).Sub(sent); { // by the wall clock, as the visitor's
 	case one.Counter > 1<<62 || age > fresh || age < -fresh:
 		return v.refuse(0, "the single packet is too old or too new: the clock of one side is wrong, or it was recorded", "stale")
-	case one.Counter <= counters[id]:
+	case one.Counter == counters[id]:
+		return nil // a visitor sends it more than once, since nobody answers it
+	case one.Counter < counters[id]:
 		return v.refuse(0, "the single packet was used before", "replay")
 	case counters[id] == 0 && len(counters) >= mostCounters:
 		return v.refuse(0, "single packets of too many are remembered", "crowded")
@@ -168,7 +170,9 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		id := who.enrolled.Fingerprint.String()
 		before, had := l.keys[id]
 		v.Marks = append(v.Marks, l.enrol(*who.enrolled))
-		v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
+		if !had {
+			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
+		}
 		v.Unsaved = func() {
 			if c.use = ""; had {
 				l.enrol(before)

@@ -258,7 +258,7 @@ func TestSinglePacketsAreUsedOnce(t *testing.T) {
 	want("one of another key", s.once(visitor, s.one(newKey("mallory"), "", s.now.Add(time.Minute), visitor)), "credential")
 	want("one from where it was not sent", s.once(stranger, second), "credential")
 	want("the first", s.once(visitor, first), "right")
-	want("the same again", s.once(visitor, first), "replay")
+	want("the same again", s.once(visitor, first), "")
 	want("the second", s.once(visitor, second), "right")
 	want("the first, after the second", s.once(visitor, first), "replay")
 	want("one of bob's with alice's counter", s.once(visitor, s.one(bob, "panel", s.now, visitor)), "right")
@@ -269,18 +269,18 @@ func TestSinglePacketsAreUsedOnce(t *testing.T) {
 	if !ok || !there2 {
 		t.Fatal("a single packet that was used is not opened")
 	}
-	if all := s.hear(visitor, said); len(all) != 1 || all[0].Right {
+	if all := s.hear(visitor, said); len(all) != 0 {
 		t.Errorf("at another port, where another door is the first, it came to %+v", all)
 	}
 	want("one of alice's before all that, at another door", s.once(visitor, s.one(alice, "panel", s.now.Add(-time.Millisecond), visitor)), "replay")
 
 	s.restart(map[string]string{identityFile: identityText(7), keysFile: lines})
-	want("the second, after a restart", s.once(visitor, second), "replay")
+	want("the second, after a restart", s.once(visitor, second), "")
 	s.now = s.now.Add(-time.Minute) // the clock is set back
-	want("the second, after the clock was set back", s.once(visitor, second), "replay")
+	want("the second, after the clock was set back", s.once(visitor, second), "")
 	s.use(s.uses[1])
 	s.use(s.uses[0])
-	want("the second, after its door was away", s.once(visitor, second), "replay")
+	want("the second, after its door was away", s.once(visitor, second), "")
 	want("a later one", s.once(visitor, s.one(alice, "", start.Add(time.Second), visitor)), "right")
 }
 

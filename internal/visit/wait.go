@@ -154,3 +154,20 @@ func (o Opened) WhyShut() string {
 	}
 	return "cannot be reached: " + reason(o.Err)
 }
+
+// Refuses says whether something has answered that nothing listens there.
+func (o Opened) Refuses() bool { return isRefused(o.Err) }
+
+// Silent says whether nothing has answered.
+func (o Opened) Silent() bool { return isTimeout(o.Err) }
+
+// Try tries TCP port p of an address once, until ctx ends. The caller closes the connection,
+// if there is one.
+func (v *Visitor) Try(ctx context.Context, a netip.Addr, p uint16) Opened {
+	start := time.Now()
+	conn, err := v.dial(ctx, a, p)
+	if err != nil && ctx.Err() != nil {
+		err = os.ErrDeadlineExceeded
+	}
+	return Opened{Address: a, After: time.Since(start), Err: err, Conn: conn}
+}
