@@ -224,7 +224,8 @@ var arrows = map[string]map[string]string{
 	},
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
-	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand",
+		"internal/priority": "the limit that the unit sets"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},
