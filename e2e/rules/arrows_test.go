@@ -53,7 +53,7 @@ var arrows = map[string]map[string]string{
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
 	"internal/listen": {"internal/descriptors": "its share of files", "internal/port": "what is listened on",
 		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard",
-		"internal/priority": "its thread comes before others"},
+		"internal/priority": "its threads come before others"},
 	"internal/datagrams": {"internal/descriptors": "its share of files", "internal/knock": "what is heard, and by whom opened", "internal/port": "who has a port already",
 		"internal/sockdiag": "who has a port already"},
 	"internal/nftables": {"internal/nfnetlink": "asks netfilter"},
@@ -248,7 +248,7 @@ var arrows = map[string]map[string]string{
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
 	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand", "internal/seal": "knocks",
-		"internal/credential": "signs knocks"},
+		"internal/credential": "signs knocks", "internal/priority": "the limit that the unit sets"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},
