@@ -53,6 +53,15 @@ type sshConfigOptions struct {
 	user    string
 	file    string
 	quiet   bool
+	json    bool
+}
+
+// sshConfigJSON is what ssh-config prints with --json.
+type sshConfigJSON struct {
+	Host    string `json:"host"`    // the first name that is typed after ssh
+	Text    string `json:"text"`    // the lines
+	Path    string `json:"path"`    // of the file, or "" without --install and --remove
+	Changed bool   `json:"changed"` // the file
 }
 
 func newSSHConfig(e *env) *cobra.Command {
@@ -85,6 +94,7 @@ func newSSHConfig(e *env) *cobra.Command {
 	f.StringVar(&o.user, "user", "", "log in as this `NAME`")
 	f.BoolVar(&o.match, "match", false, `knock by "Match exec", and not by ProxyCommand`)
 	f.StringVar(&o.file, "file", "", "the `FILE`, instead of ~/.ssh/config")
+	f.BoolVar(&o.json, "json", false, "print JSON")
 	_ = c.MarkFlagFilename("file")
 	return c
 }
@@ -112,6 +122,9 @@ func (o *sshConfigOptions) check(args []string) error {
 func (o *sshConfigOptions) run(p *passage) error {
 	host := o.hostOf(p)
 	if !o.install && !o.remove {
+		if o.json {
+			return printJSON(p.e.stdout, sshConfigJSON{Host: host.Names[0], Text: host.Text()})
+		}
 		_, err := fmt.Fprint(p.e.stdout, host.Text())
 		return err
 	}
@@ -128,6 +141,9 @@ func (o *sshConfigOptions) run(p *passage) error {
 	})
 	if err != nil || o.quiet {
 		return err
+	}
+	if o.json {
+		return printJSON(p.e.stdout, sshConfigJSON{Host: name, Text: host.Text(), Path: path, Changed: changed})
 	}
 	_, err = fmt.Fprintln(p.e.stdout, o.done(path, name, changed))
 	return err
