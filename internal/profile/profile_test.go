@@ -170,14 +170,16 @@ func TestTheCounterGrows(t *testing.T) {
 	}
 }
 
-<<<<<<< HEAD
 func TestNameFor(t *testing.T) {
 	for want, hosts := range map[string][]string{
 		"gate": {"192.0.2.1", "gate.example.org"}, "gateway": {"192.0.2.1", "2001:db8::1"}, "alone": {"alone"},
 	} {
 		if got := NameFor(hosts); got != want {
 			t.Errorf("%q: %q, want %q", hosts, got, want)
-=======
+		}
+	}
+}
+
 // The doors' ports survive being written, and others than ports are refused.
 func TestPorts(t *testing.T) {
 	d := Directory(t.TempDir())
@@ -197,7 +199,6 @@ func TestPorts(t *testing.T) {
 		p.Ports = map[string][]string{door: {ports}}
 		if err := d.Save(p, true); err == nil {
 			t.Errorf("%q with %q is saved", door, ports)
->>>>>>> connect
 		}
 	}
 }
