@@ -201,13 +201,14 @@ func TestExitStatuses(t *testing.T) {
 // All commands that ask the daemon have --timeout and --quiet; the others are named
 // here.
 func TestOperatorFlags(t *testing.T) {
-	others := []string{"accept", "check", "completion", "doctor", "help", "hold", "init", "knock", "man", "polkit", "profiles", "rotate", "share", "version"}
+	others := []string{"accept", "check", "completion", "connect", "doctor", "forward", "help", "hold", "init", "knock", "man", "polkit", "probe", "profiles", "proxy", "rotate", "run", "share", "ssh-config", "version"}
+	silent := []string{"completion", "connect", "forward", "help", "man", "proxy", "run"} // standard output is others', or has nothing
 	for _, c := range newRoot(&env{getenv: func(string) string { return "" }}).Commands() {
 		operators := c.Flags().Lookup("quiet") != nil && c.Flags().Lookup("timeout") != nil
 		if other := slices.Contains(others, c.Name()); operators == other {
 			t.Errorf("%s: --quiet and --timeout there: %v, and one of the others: %v", c.Name(), operators, other)
 		}
-		if c.Name() != "man" && c.Name() != "completion" && c.Name() != "help" && c.Flags().Lookup("json") == nil {
+		if !slices.Contains(silent, c.Name()) && c.Flags().Lookup("json") == nil {
 			t.Errorf("%s has no --json", c.Name())
 		}
 	}

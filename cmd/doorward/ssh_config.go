@@ -32,10 +32,10 @@ that is not the profile's first, for PROFILE-DOOR.
 
 With --match, ssh knocks by "Match exec" instead of ProxyCommand, and connects itself.
 That is for programs that know no ProxyCommand. ssh runs it more often than it connects:
-for ssh -G, for ssh -O check, and for sessions over a connection that stands. So it knocks
-only if the door is not known to be open, not twice within seconds in vain, and never
-with what would ask somebody: a security key, or a key that has a passphrase and is not
-in ssh-agent. Doors with single_use = true need the first form.
+for ssh -G, for ssh -O check, and for sessions over a connection that stands. So it
+knocks only if the door is not known to be open, not twice within seconds in vain, and
+never with what would ask somebody: a security key, or a key that has a passphrase and
+is not in ssh-agent. Doors with single_use = true need the first form.
 
 Exit status: 0 when that is done, or was; 1 when not; 2 when the command line is wrong.`
 
@@ -53,6 +53,15 @@ type sshConfigOptions struct {
 	user    string
 	file    string
 	quiet   bool
+	json    bool
+}
+
+// sshConfigJSON is what ssh-config prints with --json.
+type sshConfigJSON struct {
+	Host    string `json:"host"`    // the first name that is typed after ssh
+	Text    string `json:"text"`    // the lines
+	Path    string `json:"path"`    // of the file, or "" without --install and --remove
+	Changed bool   `json:"changed"` // the file
 }
 
 func newSSHConfig(e *env) *cobra.Command {
@@ -85,6 +94,7 @@ func newSSHConfig(e *env) *cobra.Command {
 	f.StringVar(&o.user, "user", "", "log in as this `NAME`")
 	f.BoolVar(&o.match, "match", false, `knock by "Match exec", and not by ProxyCommand`)
 	f.StringVar(&o.file, "file", "", "the `FILE`, instead of ~/.ssh/config")
+	f.BoolVar(&o.json, "json", false, "print JSON")
 	_ = c.MarkFlagFilename("file")
 	return c
 }
@@ -112,6 +122,9 @@ func (o *sshConfigOptions) check(args []string) error {
 func (o *sshConfigOptions) run(p *passage) error {
 	host := o.hostOf(p)
 	if !o.install && !o.remove {
+		if o.json {
+			return printJSON(p.e.stdout, sshConfigJSON{Host: host.Names[0], Text: host.Text()})
+		}
 		_, err := fmt.Fprint(p.e.stdout, host.Text())
 		return err
 	}
@@ -128,6 +141,9 @@ func (o *sshConfigOptions) run(p *passage) error {
 	})
 	if err != nil || o.quiet {
 		return err
+	}
+	if o.json {
+		return printJSON(p.e.stdout, sshConfigJSON{Host: name, Text: host.Text(), Path: path, Changed: changed})
 	}
 	_, err = fmt.Fprintln(p.e.stdout, o.done(path, name, changed))
 	return err

@@ -5,6 +5,7 @@ package lab
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,12 @@ func TestSSHLoginReachesTheAuthLog(t *testing.T) {
 	}))
 	authLog, err := server.Isolate()
 	must(err)
+	must(server.OwnEtc())
+	_, err = server.Run(t.Context(), "touch", "/etc/"+filepath.Base(l.Dir))
+	must(err)
+	if _, err := os.Stat("/etc/" + filepath.Base(l.Dir)); !os.IsNotExist(err) {
+		t.Errorf("a file of a host's own /etc is in the machine's: %v", err)
+	}
 	ssh, err := l.SSH(22)
 	must(err)
 	sshd, err := server.Start(ssh.Program, "-D", "-f", ssh.Config)

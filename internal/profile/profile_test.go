@@ -169,3 +169,36 @@ func TestTheCounterGrows(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestNameFor(t *testing.T) {
+	for want, hosts := range map[string][]string{
+		"gate": {"192.0.2.1", "gate.example.org"}, "gateway": {"192.0.2.1", "2001:db8::1"}, "alone": {"alone"},
+	} {
+		if got := NameFor(hosts); got != want {
+			t.Errorf("%q: %q, want %q", hosts, got, want)
+		}
+	}
+}
+
+// The doors' ports survive being written, and others than ports are refused.
+func TestPorts(t *testing.T) {
+	d := Directory(t.TempDir())
+	p := Profile{Name: "gate", Hosts: []string{"192.0.2.1"}, Port: 1, Carriers: []string{"udp"}, Suite: seal.Hybrid, Key: Key{File: "/key"},
+		Ports: map[string][]string{"": {"53/udp"}, "ssh": {"22/tcp", "8000-8010/tcp"}, "a.b": {"1/tcp"}}}
+	if err := d.Save(p, false); err != nil {
+		t.Fatal(err)
+	}
+	got, err := d.Load("gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(p.Ports, got.Ports); diff != "" {
+		t.Errorf("(-saved +loaded):\n%s", diff)
+	}
+	for door, ports := range map[string]string{"ssh": "22", "web": "0/tcp", "x y": "22/tcp"} {
+		p.Ports = map[string][]string{door: {ports}}
+		if err := d.Save(p, true); err == nil {
+			t.Errorf("%q with %q is saved", door, ports)
+		}
+	}
+}

@@ -60,6 +60,8 @@ func TestAccept(t *testing.T) {
 	}
 }
 
+// FuzzAccept checks that nothing makes Accept panic or read more than the longest request,
+// and that a host is no longer than the protocol allows.
 func FuzzAccept(f *testing.F) {
 	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x03\x04gate\x00\x16"))
 	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb"))
