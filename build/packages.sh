@@ -29,8 +29,7 @@ stage() {
 	rm -rf "$daemon" "$client"
 	BIN=$work/bin build/install.sh "$daemon" /usr >/dev/null
 	gzip -9n "$daemon"/usr/share/man/man?/*
-	for path in bin share/bash-completion share/zsh share/fish \
-		share/man/man1/doorward.1.gz share/man/man1/doorward-knock.1.gz; do
+	for path in bin share/bash-completion share/zsh share/fish share/man/man1; do
 		mkdir -p "$client/usr/$(dirname "$path")"
 		mv "$daemon/usr/$path" "$client/usr/$path"
 	done

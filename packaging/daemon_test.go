@@ -64,6 +64,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a stranger gets in")
 	}
+	hasPriority(t, m)
 
 	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
@@ -117,6 +118,30 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	for _, program := range []string{"", "/usr/bin/journalctl"} {
 		intrudes(t, m, program)
+	}
+}
+
+// hasPriority checks that the loop's and the listener's two threads have the priority that the
+// unit lets them have, and no others. A manager that may not raise the limit, as in some
+// containers, starts the daemon all the same.
+func hasPriority(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	if got := show(t, m, "doorward.service", "LimitNICE"); got != "30" { // as setrlimit(2) has it: 20 less the nice value
+		t.Errorf("the unit sets LimitNICE=%s, want 30", got)
+	}
+	pid := show(t, m, "doorward.service", "MainPID")
+	limit := m.Run("sh", "-c", "grep '^Max nice priority' /proc/"+pid+"/limits")
+	want := 0
+	if slices.Contains(strings.Fields(limit), "30") {
+		want = 3
+	}
+	nices := make(map[string]int)
+	for line := range strings.Lines(m.Run("sh", "-c", "cat /proc/"+pid+"/task/*/stat")) {
+		_, rest, _ := strings.Cut(line, ") ")
+		nices[strings.Fields(rest)[19-3]]++ // field 19, proc_pid_stat(5)
+	}
+	if nices["-10"] != want || len(nices) != min(2, 1+want) {
+		t.Errorf("threads by nice value: %v, want %d with -10; %s", nices, want, limit)
 	}
 }
 

@@ -25,6 +25,7 @@ func TestFromInstallToPurge(t *testing.T) {
 			l := newLife(t, suite, before, now, built)
 			l.install()
 			l.upgrade()
+			l.invites()
 			l.notRemoved()
 			l.remove()
 			l.again()
@@ -44,11 +45,16 @@ type life struct {
 	m                 *systemdtest.Machine
 	visitor, stranger *nstest.NS
 	key               string
+	client            string   // the visitor's program, on this machine
+	home              []string // the visitor's environment
+	kept              string   // what must stay of the files beside the configuration
 }
 
 func newLife(t *testing.T, suite, before, now, built string) *life {
 	ns := nstest.New(t)
-	l := &life{T: t, visitor: nstest.New(t), stranger: nstest.New(t)}
+	l := &life{T: t, visitor: nstest.New(t), stranger: nstest.New(t), client: built + "/doorward"}
+	home := t.TempDir()
+	l.home = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + home + "/.config"}
 	nstest.Link(ns, l.visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	nstest.Link(ns, l.stranger, []string{"198.51.100.1/24"}, []string{"198.51.100.2/24"})
 	source, err := filepath.Abs("..")
@@ -226,6 +232,9 @@ func (l *life) again() {
 	l.m.Run("systemctl", "enable", "--now", "doorward.service")
 	l.dark()
 	l.session()
+	l.m.Run("doorward", "close", "ssh")
+	l.dark()
+	l.seals("after it was removed and installed again")
 }
 
 // purge purges it while it runs and its door is dark, on a machine whose D-Bus is down

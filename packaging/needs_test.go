@@ -88,7 +88,7 @@ func TestTheUnitHasWhatEveryKindNeeds(t *testing.T) {
 		}
 	}
 	all := knock.Needs{Capabilities: []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"},
-		SystemCalls: []string{"recvmmsg", "capset", "mount", "setrlimit"}}
+		SystemCalls: []string{"recvmmsg", "capset", "getpriority", "setpriority", "mount", "setrlimit"}}
 	want := []string{"CAP_SYS_ADMIN", "mount", "setrlimit"}
 	if diff := cmp.Diff(want, lacks(t, all)); diff != "" {
 		t.Errorf("what the unit lacks (-want +got):\n%s", diff)

@@ -35,9 +35,16 @@ asks which; --key names one by its fingerprint, as ssh-add -l lists it, or by th
 of the private key. A file that ends in -cert.pub is a certificate for the key beside
 it. The key stays where it is: the gateway gets the public key and a signature.
 
+At the end accept shows the lines by which ssh knocks itself. On a terminal it asks
+whether they are to go into ~/.ssh/config; --install puts them there (see doorward
+ssh-config).
+
 If the answer is lost, accept the same invite again: the key is enrolled then, and
 nothing is lost. An invite that comes after the gateway's secrets have changed replaces
 the profile of this gateway.
+
+With the invite at the end of a sheet of rescue codes, --rescue asks for a code, opens the
+door with it, and writes a profile without a key.
 
 Exit status: 0 when the gateway has accepted and the profile is written; 1 when
 something failed here; 2 when the command line is wrong; 5 when there is no such door;
@@ -55,6 +62,7 @@ type acceptOptions struct {
 	json bool
 
 	install bool
+	rescue  bool
 }
 
 // acceptJSON is what accept --json prints.
@@ -88,6 +96,7 @@ func newAccept(e *env) *cobra.Command {
 	f.StringVar(&o.key, "key", "", "enrol this key: the `FILE` of a private key or certificate, or a fingerprint of ssh-agent's")
 	f.StringVar(&o.name, "name", "", "call the `PROFILE` so (default: as the invite says)")
 	f.BoolVar(&o.install, "install", false, "put the lines for ssh into ~/.ssh/config, as doorward ssh-config does")
+	f.BoolVar(&o.rescue, "rescue", false, "with the invite of a sheet of rescue codes: ask for a code, and knock with that instead of a key")
 	f.BoolVarP(&o.yes, "yes", "y", false, "ask nothing: take the first key")
 	f.BoolVar(&o.json, "json", false, "ask nothing, and print JSON")
 	return c
@@ -116,9 +125,7 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 		fmt.Fprintf(e.stderr, "doorward: note: by this machine's clock the invite has expired on %s\n", output.Clock(invite.Expires, e.clock()))
 	}
 	p := &passage{e: e, in: in, profile: profileOf(invite, o.name), request: seal.Request{Action: seal.Open, Door: invite.Door}}
-	if p.profile.Key, err = o.choose(ctx, e, invite); err == nil {
-		err = p.unlock(ctx)
-	}
+	err = o.identify(ctx, p, invite)
 	if err != nil && ctx.Err() != nil {
 		return interrupted(ctx, "before the key was enrolled")
 	}
@@ -141,7 +148,7 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 
 // offer puts the lines for ssh into ~/.ssh/config, if that is wanted.
 func (o *acceptOptions) offer(ctx context.Context, p *passage) error {
-	if sshConfig(p) == "" {
+	if sshConfig(p) == "" || o.rescue {
 		return nil
 	}
 	if !o.install && !o.yes && !o.json && output.IsTerminal(p.e.stdin) {
@@ -155,6 +162,23 @@ func (o *acceptOptions) offer(ctx context.Context, p *passage) error {
 		return nil
 	}
 	return (&sshConfigOptions{install: true, quiet: o.json}).run(p)
+}
+
+// identify finds the key to knock with, or asks for a rescue code.
+func (o *acceptOptions) identify(ctx context.Context, p *passage, invite profile.Invite) (err error) {
+	if o.rescue {
+		if !invite.Bound {
+			return &usageError{errors.New("--rescue goes with the invite of a sheet of rescue codes: this one enrols a key")}
+		}
+		if _, err := p.in.Load(p.profile.Name); err == nil { // which has a key
+			return &usageError{withHint(fmt.Errorf("profile %s is there already", p.profile.Name), "doorward knock %s --rescue", p.profile.Name)}
+		}
+		return p.rescue(ctx)
+	}
+	if p.profile.Key, err = o.choose(ctx, p.e, invite); err != nil {
+		return err
+	}
+	return p.unlock(ctx)
 }
 
 // readInvite reads the invite from wherever the argument says.
@@ -330,9 +354,14 @@ func (o *acceptOptions) report(p *passage, r client.Result) error {
 			Gateway: p.profile.Gateway.Fingerprint.String(), SSH: ssh, Knock: p.object(r)})
 	}
 	text := []string{fmt.Sprintf("%s knows your key: %s", strings.Join(p.profile.Hosts, ", "), p.signer)}
+	if o.rescue {
+		text[0] = strings.Join(p.profile.Hosts, ", ") + " has accepted the code, which is used up"
+	}
 	text = append(text, lines(r, e.clock())...)
 	text = append(text, "profile "+p.profile.Name+" is written: "+path, "", "From now on: doorward knock "+p.profile.Name)
-	if ssh != "" {
+	if o.rescue {
+		text[len(text)-1] += " --rescue"
+	} else if ssh != "" {
 		text = append(text, "or, with these lines in ~/.ssh/config: ssh "+p.profile.Name, "", strings.TrimSuffix(ssh, "\n"), "")
 		if !o.install {
 			text = append(text, "doorward ssh-config "+p.profile.Name+" --install puts them there.")

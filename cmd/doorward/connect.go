@@ -45,7 +45,6 @@ const connectExamples = `  doorward connect gate.example.org 22
 
 func newConnect(e *env) *cobra.Command {
 	var profileName, door string
-	var port uint16
 	c := &cobra.Command{
 		Use:     "connect HOST PORT [--profile PROFILE] [--door DOOR]",
 		Short:   "knock, and connect standard input and output to a port (ssh's ProxyCommand)",
@@ -57,10 +56,6 @@ func newConnect(e *env) *cobra.Command {
 				err = errors.New("HOST and PORT are needed, which are %h and %p in ~/.ssh/config")
 			case len(args) > 2:
 				err = fmt.Errorf("%q: one HOST and one PORT only", args[2])
-			default:
-				if port, err = parseTCPPort(args[1]); err != nil {
-					err = fmt.Errorf("PORT: %w", err)
-				}
 			}
 			if err != nil {
 				return &usageError{withHint(err, "%s --help", c.CommandPath())}
@@ -74,6 +69,10 @@ func newConnect(e *env) *cobra.Command {
 			return completeProfiles(e)(c, nil, word)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			port, err := parseTCPPort(args[1])
+			if err != nil {
+				return &usageError{withHint(fmt.Errorf("PORT: %w", err), "%s --help", c.CommandPath())}
+			}
 			return connect(c.Context(), e, args[0], port, profileName, door)
 		},
 	}

@@ -114,6 +114,7 @@ func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 		return nil, shared(now.Failed)
 	}
 	if now.At.After(known.At) {
+		n.relearn()
 		if conn, err := n.through(ctx, now, port); conn != nil || err != nil {
 			return conn, err
 		}
@@ -131,6 +132,13 @@ func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 		n.door.Tell(fresh)
 	}
 	return conn, err
+}
+
+// relearn takes the doors' ports as another call may have learnt them meanwhile.
+func (n *entrance) relearn() {
+	if p, err := n.in.Load(n.profile.Name); err == nil {
+		n.profile.Ports = p.Ports
+	}
 }
 
 // allowed returns the port to connect to. Which ports are the door's, is known once it was

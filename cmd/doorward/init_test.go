@@ -367,6 +367,10 @@ touch = [61001]
 		{name: "the article's", former: ssh, args: []string{"--like-the-article"}, said: []string{other}, not: "that it had"},
 		{name: "another door", former: ssh + web, args: []string{"--ports", "22/tcp"}, kept: true,
 			said: []string{gone, "Door ssh has the knock that it had.\n"}, not: "another knock"},
+		{name: "a sealed one instead", former: ssh, args: []string{"--ports", "22/tcp", "--knock", "sealed"},
+			said: []string{strings.ReplaceAll(other, "doorward share", "doorward invite --door ssh --for NAME")}},
+		{name: "knocks of several kinds", former: ssh + "[[door.ssh.knock]]\nkind = \"sealed\"\nport = 28511\nsecrets = \"/etc/s\"\none_way = true\n",
+			args: []string{"--ports", "22/tcp"}, kept: true, said: []string{"Door ssh has the knock that it had.\n"}, not: "another knock"},
 		{name: "no configuration", former: "door = 1\n", args: []string{"--ports", "22/tcp"},
 			said: []string{"warning: the previous file cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
 		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nold\n\n", kept: true,
@@ -403,7 +407,7 @@ touch = [61001]
 			if !tt.kept {
 				return
 			}
-			was, err := config.Parse("", []byte(ssh))
+			was, err := config.Parse("", []byte(tt.former))
 			if err != nil {
 				t.Fatal(err)
 			}

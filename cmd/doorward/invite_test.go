@@ -309,3 +309,24 @@ func TestDrawQR(t *testing.T) {
 		t.Errorf("on a terminal: %q", onTerminal)
 	}
 }
+
+// What these commands print follows its schema.
+func TestInvitesAndKeysFollowTheirSchemas(t *testing.T) {
+	o := newOffice(t)
+	for _, tt := range []struct{ args, object string }{
+		{"invite --for alice --json", "invite"},
+		{"invite --rescue 2 --json", "rescue"},
+		{"keys add " + o.key + " --json", "keys-done"},
+		{"keys lock alice@laptop --json", "keys-done"},
+		{"keys list --json", "keys"},
+	} {
+		stdout, _ := o.does(strings.Fields(tt.args)...)
+		var v any
+		if err := json.Unmarshal([]byte(stdout), &v); err != nil {
+			t.Fatal(err)
+		}
+		if err := schemaOf(t, tt.object).Validate(v); err != nil {
+			t.Errorf("%s: %v\n%s", tt.args, err, stdout)
+		}
+	}
+}

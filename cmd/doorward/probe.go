@@ -20,10 +20,10 @@ import (
 )
 
 const probeHelp = `See from here whether a door does what it is for, in five steps: its port is dark
-(dark_before), the gateway opens the door to a knock (knock), the port accepts (open), the
-gateway closes the door (close), and the port is dark again (dark_after). Dark means that
-nothing answers for --quiet-for: a refusal is an answer, too. The first step that fails
-ends it, and is named.
+(dark_before), the gateway opens the door to a knock (knock), the port accepts (open),
+the gateway closes the door (close), and the port is dark again (dark_after). Dark means
+that nothing answers for --quiet-for: a refusal is an answer, too. The first step that
+fails ends it, and is named.
 
 If the port accepts before the knock, probe stops there and touches nothing: perhaps
 somebody at this address has opened the door, and their grant is not to be disturbed.
@@ -31,21 +31,16 @@ Run it from an address of its own, with a key of its own that does not ask for a
 Other doorward programs of the same user wait until the probe is over.
 
 --port is the port that is looked at, or else the door's first of TCP, once a knock has
-told which that is. --metrics prints text for Prometheus, for node_exporter's textfile
-collector:
-
-  doorward probe gate --metrics > /var/lib/node_exporter/gate.prom.new &&
-      mv /var/lib/node_exporter/gate.prom.new /var/lib/node_exporter/gate.prom
-
-Write the file in any case, and look at doorward_probe_success: with "&&" a failure leaves
-the text of the last success there, which doorward_probe_timestamp_seconds tells.
+told which that is. --metrics prints text for Prometheus, whether the probe succeeds or
+not; doorward_probe_timestamp_seconds tells when it was.
 
 Exit status: 0 when all steps have succeeded; 1 when the port was not dark, or something
 failed here; 2 when the command line is wrong; 5 when there is no such door; 6 when the
 gateway refuses; 7 when it does not answer, or the port does not open.`
 
 const probeExamples = `  doorward probe gate
-  doorward probe gate web --port 443 --json`
+  doorward probe gate web --port 443 --json
+  doorward probe gate --metrics >/var/lib/node_exporter/gate.prom.new`
 
 // The steps of a probe.
 const (
@@ -185,8 +180,8 @@ func (b *probe) steps(ctx context.Context) (err error) {
 	opens := b.step(stepOpen, func() (string, error) { return b.opens(ctx) })
 	if opens != nil {
 		// What the probe has opened it closes, whatever comes of that.
-		_, err := b.shutAgain(context.WithoutCancel(ctx))
-		return errors.Join(opens, err)
+		_ = b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) })
+		return opens
 	}
 	if !alone() {
 		b.skipped = "another call of yours needs the door open"
@@ -205,6 +200,9 @@ func (b *probe) step(name string, take func() (string, error)) error {
 	s := probeStepJSON{Step: name, State: "ok", TookMS: ms(time.Since(began)), Message: said}
 	if err != nil {
 		s.State, s.Message = "failed", err.Error()
+		if hint := hintOf(err); hint != "" {
+			s.Message += "; " + hint
+		}
 	}
 	b.done = append(b.done, s)
 	return err
@@ -318,7 +316,7 @@ func (b *probe) print(err error) error {
 		j.Steps = append(j.Steps, probeStepJSON{Step: name, State: "skipped", Message: b.skipped})
 	}
 	for _, s := range j.Steps {
-		if s.State == "failed" {
+		if s.State == "failed" && j.Failed == "" {
 			j.Failed = s.Step
 		}
 	}

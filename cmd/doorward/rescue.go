@@ -80,8 +80,11 @@ spare keys of your house, and cross out what is used. With doorward:
   doorward knock %s%s --rescue
 
 which asks for a code; then connect as ever. On a machine that does not know
-the gateway yet, before that, doorward accept, which asks for an invite. That is
-this, on one line or on several:
+the gateway yet, instead of that:
+
+  doorward accept --rescue
+
+which asks for an invite, and then for a code. The invite is this, as one line:
 
 %s
 If the sheet is lost: doorward keys withdraw --rescues, on the gateway.

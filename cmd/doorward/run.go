@@ -27,8 +27,9 @@ error.
 The wait is a connection that is closed again. Where the service minds that, and for a
 door with single_use = true, there is --no-wait.
 
-Exit status: the command's own, or 128 and its signal; 125 when something fails before
-it, 126 when it cannot be run, and 127 when it is not found.`
+Exit status: 0 when the command has ended so; else the command's own, or 128 and the
+number of the signal that has ended it; 125 when something fails before it, 126 when it
+cannot be run, and 127 when it is not found.`
 
 const runExamples = `  doorward run gate web -- curl https://gate.example.org/
   doorward run gate db -- psql -h gate.example.org

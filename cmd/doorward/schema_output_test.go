@@ -66,6 +66,7 @@ func TestWhatIsPrintedFollowsItsSchema(t *testing.T) {
 		{"diff --json", "diff"},
 		{"init --output new.toml --door vpn --ports 51820/udp --json", "init"},
 		{"polkit right.toml --json", "polkit"},
+		{"keys identity ./new.key --json", "keys-identity"},
 		{"knock 127.0.0.1 --touch " + open + " --json", "knock"},
 		{"knock 127.0.0.1 --touch " + open + " --wait 1 --timeout 1ms --json", "knock"},
 	} {

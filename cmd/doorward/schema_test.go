@@ -42,6 +42,7 @@ var objects = []object{
 	{"knock", "doorward knock --json with --touch or --from", knockJSON{}},
 	{"passage", "doorward knock --json with a PROFILE, and a line of doorward hold --json", passageJSON{}},
 	{"accept", "doorward accept --json", acceptJSON{}},
+	{"probe", "doorward probe --json", probeJSON{}},
 	{"profiles", "doorward profiles --json", profilesJSON{}},
 	{"explanation", "doorward explain --json, and GET /v1/explain", control.Explanation{}},
 	{"diff", "doorward diff --json, and GET /v1/diff", control.Diff{}},

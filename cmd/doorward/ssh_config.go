@@ -32,10 +32,10 @@ that is not the profile's first, for PROFILE-DOOR.
 
 With --match, ssh knocks by "Match exec" instead of ProxyCommand, and connects itself.
 That is for programs that know no ProxyCommand. ssh runs it more often than it connects:
-for ssh -G, for ssh -O check, and for sessions over a connection that stands. So it knocks
-only if the door is not known to be open, not twice within seconds in vain, and never
-with what would ask somebody: a security key, or a key that has a passphrase and is not
-in ssh-agent. Doors with single_use = true need the first form.
+for ssh -G, for ssh -O check, and for sessions over a connection that stands. So it
+knocks only if the door is not known to be open, not twice within seconds in vain, and
+never with what would ask somebody: a security key, or a key that has a passphrase and
+is not in ssh-agent. Doors with single_use = true need the first form.
 
 Exit status: 0 when that is done, or was; 1 when not; 2 when the command line is wrong.`
 

@@ -90,6 +90,9 @@ func orProfiles(in profile.Directory) string {
 
 // unlock finds the key of the profile, and asks for its passphrase if it has one.
 func (p *passage) unlock(ctx context.Context) error {
+	if p.profile.Key == (profile.Key{}) {
+		return withHint(fmt.Errorf("profile %s has no key", p.profile.Name), "doorward knock %s --rescue asks for a rescue code; doorward accept of another invite gives it a key", p.profile.Name)
+	}
 	s, err := signer.Open(ctx, p.e.machine(), p.profile.Key)
 	if err == nil {
 		err = s.Unlock(ctx)

@@ -106,6 +106,15 @@ touch = [59060, 59061]
 within = "1s"
 penalty = "4s"
 
+[door.safe]
+ports = ["7272/tcp"]
+open_for = "2s"
+[door.safe.presence]
+logins = "off"
+[[door.safe.knock]]
+kind = "sealed"
+port = 41641
+
 [door.panel]
 ports = ["7070/tcp"]
 open_for = "4s"
@@ -213,8 +222,13 @@ func (m *machine) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *
 	if err := m.Write("/etc/doorward/doorward.toml", config, 0o640); err != nil {
 		return err
 	}
+	for path, text := range safeFiles() {
+		if err := m.Write(path, text, 0o640); err != nil {
+			return err
+		}
+	}
 	for _, line := range []string{
-		"chgrp adm /var/log/auth.log", "chgrp doorward /etc/doorward/doorward.toml",
+		"chgrp adm /var/log/auth.log", "chgrp doorward /etc/doorward/doorward.toml /etc/doorward/sealed.key /etc/doorward/authorized_keys",
 		"mount -t tmpfs -o mode=700,size=" + stateDisk + " tmpfs /var/lib/doorward", "chown doorward:doorward /var/lib/doorward",
 		"systemctl restart systemd-journald.service", "systemctl disable --now ssh.service",
 		"doorward polkit --install",

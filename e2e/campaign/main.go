@@ -85,6 +85,7 @@ type campaign struct {
 	stop   context.CancelFunc
 	live   registry
 	ended  chan *episode // to be judged
+	heard  overheard
 
 	mu       sync.Mutex // guards what follows
 	counts   map[string]int

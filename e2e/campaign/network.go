@@ -43,6 +43,7 @@ type door struct {
 	listen []uint16 // of its knock
 	right  []uint16 // touches
 	wrong  [][]uint16
+	sealed bool // its knock is not of touches
 }
 
 // target is the door's port at the server's address of the source's family.
@@ -88,6 +89,9 @@ func doors(quick time.Duration) []*door {
 		Door: judge.Door{Name: "echo", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
 		port: 8888, listen: []uint16{59060, 59061, 59062}, right: []uint16{59060, 59061},
 		wrong: [][]uint16{{59062}, {59060, 59062}},
+	}, { // its knock is sealed: touches are nothing to it
+		Door: judge.Door{Name: "safe", OpenFor: 2 * time.Second, Opens: quick},
+		port: safePort, listen: []uint16{sealedPort}, right: []uint16{sealedPort}, wrong: [][]uint16{{sealedPort}}, sealed: true,
 	}}
 	for _, d := range all {
 		d.Within, d.Penalty = within, penalty
@@ -227,7 +231,7 @@ func (n *network) lossy(ctx context.Context) error {
 // serve runs the services that are always there: they echo.
 func (n *network) serve() error {
 	return n.server.Do(func() error {
-		for _, port := range []int{8080, 8081, 9090, 7777, vaultPort} {
+		for _, port := range []int{8080, 8081, 9090, 7777, vaultPort, safePort} {
 			l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 			if err != nil {
 				return err

@@ -82,6 +82,10 @@ func (e *episode) knocksAtOnce(ctx context.Context, c *campaign, dice *rand.Rand
 
 // knock touches ports in turn, as the kind wants it.
 func (e *episode) knock(ctx context.Context, c *campaign, kind judge.Kind, dice *rand.Rand) {
+	if e.door.sealed {
+		e.knockSealed(ctx, c, kind, dice)
+		return
+	}
 	ports := e.door.right
 	switch kind {
 	case judge.Wrong:

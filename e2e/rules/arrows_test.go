@@ -53,7 +53,7 @@ var arrows = map[string]map[string]string{
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
 	"internal/listen": {"internal/descriptors": "its share of files", "internal/port": "what is listened on",
 		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard",
-		"internal/priority": "its thread comes before others"},
+		"internal/priority": "its threads come before others"},
 	"internal/datagrams": {"internal/descriptors": "its share of files", "internal/knock": "what is heard, and by whom opened", "internal/port": "who has a port already",
 		"internal/sockdiag": "who has a port already"},
 	"internal/nftables": {"internal/nfnetlink": "asks netfilter"},
@@ -152,7 +152,9 @@ var arrows = map[string]map[string]string{
 		"internal/version":    "version",
 		"internal/visit":      "knocks",
 		"internal/turns":      "one knock at a time",
-		"internal/relay":      "knock --stdio",
+		"internal/relay":      "joins connections",
+		"internal/sshconfig":  "what makes ssh knock",
+		"internal/socks":      "what the proxy is asked",
 		"internal/share":      "share and rotate",
 		"internal/client":     "the sealed knock",
 		"internal/signer":     "who the visitor is",
@@ -176,6 +178,9 @@ var arrows = map[string]map[string]string{
 	"internal/visit": {},
 	"internal/turns": {"internal/visit": "where the last knock opened", "internal/files": "files of the user's own"},
 	"internal/relay": {},
+	"internal/socks": {},
+
+	"internal/sshconfig": {},
 	// The doctor asks each part of the machine what the daemon will ask it.
 	"internal/doctor": {
 		"internal/config":   "what is to be guarded",
@@ -237,11 +242,13 @@ var arrows = map[string]map[string]string{
 		"internal/control":     "reads status and gives orders as an operator would",
 		"internal/systemdtest": "boots the server",
 		"packaging":            "what brings the daemon to the server",
+		"internal/seal":        "knocks at the safe",
+		"internal/credential":  "signs those knocks",
 	},
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
 	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand", "internal/seal": "knocks",
-		"internal/credential": "signs knocks"},
+		"internal/credential": "signs knocks", "internal/priority": "the limit that the unit sets"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},

@@ -217,7 +217,7 @@ func TestGoModHasNoReplace(t *testing.T) {
 }
 
 // TestTrackedFilesSpeakOfDoorwardAlone looks for what was left behind: work not
-// done, and places that exist on one machine only.
+// done, places that exist on one machine only, and programs.
 func TestTrackedFilesSpeakOfDoorwardAlone(t *testing.T) {
 	// Written so that this file does not contain them.
 	forbidden := []string{"/wo" + "rk/", "TO" + "DO", "FIX" + "ME", "X" + "XX:", "HA" + "CK:"}
@@ -234,6 +234,10 @@ func TestTrackedFilesSpeakOfDoorwardAlone(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+		if bytes.HasPrefix(text, []byte("\x7fELF")) {
+			t.Errorf("%s: a program that was built, and %d bytes for every clone from now on: git rm %s", name, len(text), name)
+			continue
 		}
 		for n, line := range strings.Split(string(text), "\n") {
 			for _, word := range forbidden {

@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,14 +32,12 @@ type traveller struct {
 
 // newTraveller has a site with an sshd behind a door "ssh" (22/tcp), and doors "shop" (8000/tcp) and
 // "db" (5432/tcp) that have nothing behind them.
-func newTraveller(t *testing.T, programs ...string) *traveller {
-	nstest.Need(t, append(programs, "ssh", "sshd", "ssh-agent", "ssh-add", "ssh-keygen")...)
+func newTraveller(t *testing.T, need ...string) *traveller {
+	nstest.Need(t, append(need, "ssh", "sshd", "ssh-agent", "ssh-add", "ssh-keygen")...)
 	v := &traveller{site: newSite(t, "")}
-	v.bin, v.home = v.lab.Path("bin"), v.lab.Path("home")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", v.bin+"/", "github.com/doorward/doorward/cmd/doorward")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	path, err := program()
+	v.must(err)
+	v.bin, v.home = filepath.Dir(path), v.lab.Path("home")
 	v.behindSSH()
 	v.agent()
 	v.env = []string{"env", "HOME=" + v.home, "XDG_CONFIG_HOME=" + v.home, "XDG_RUNTIME_DIR=" + v.home,
@@ -232,16 +228,6 @@ func TestOpenSSH(t *testing.T) {
 	if text, _ := os.ReadFile(v.sshConfig()); !strings.HasPrefix(string(text), "BatchMode yes\n") {
 		t.Errorf("what is left of the file:\n%s", text)
 	}
-}
-
-// web serves HTTP behind a door.
-func (v *traveller) web(at string) {
-	v.t.Helper()
-	var l net.Listener
-	v.must(v.server.Do(func() (err error) { l, err = net.Listen("tcp", at); return }))
-	s := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })}
-	go s.Serve(l)
-	v.t.Cleanup(func() { s.Close() })
 }
 
 // started starts a program of the visitor's that goes on.

@@ -368,7 +368,10 @@ func (l *Listener) start() error {
 		return b.err
 	}
 	l.epoll, l.wake, l.thread = epoll, wake, b.thread
-	l.running.Go(func() { l.queue.deliver(l.touched) })
+	l.running.Go(func() {
+		priority.Raise()
+		l.queue.deliver(l.touched)
+	})
 	return nil
 }
 

@@ -15,3 +15,24 @@ func TestSpell(t *testing.T) {
 		}
 	}
 }
+
+// Identities are shortened on a terminal, and nothing that only looks like one.
+func TestParty(t *testing.T) {
+	const who = "sealed alice SHA256:VqjJCl8CNraVTajJLkzNoPWTq0s6BRnL7YqKqCqDZR/"
+	for _, tt := range []struct {
+		text  string
+		width int
+		want  string
+	}{
+		{who, 0, who},
+		{who, 80, "sealed alice SHA256:VqjJCl8CNraV…"},
+		{who + ", operator bob (uid 1)", 80, "sealed alice SHA256:VqjJCl8CNraV…, operator bob (uid 1)"},
+		{"ci secret:0123456789abcdef0123456789abcdef", 80, "ci secret:0123456789ab…"},
+		{"SHA256:short", 80, "SHA256:short"},
+		{"a\x1b[31mb", 80, Text("a\x1b[31mb")},
+	} {
+		if got := Party(tt.text, tt.width); got != tt.want {
+			t.Errorf("Party(%q, %d) = %q, want %q", tt.text, tt.width, got, tt.want)
+		}
+	}
+}

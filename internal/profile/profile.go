@@ -241,8 +241,8 @@ func (k Key) check() error {
 		}
 	}
 	switch {
-	case n != 1:
-		return errors.New(`key: one of "agent", "file" and "secret" says with what to knock`)
+	case n > 1 || n == 0 && k.Certificate != "":
+		return errors.New(`key: one of "agent", "file" and "secret" says with what to knock, or none of them for rescue codes alone`)
 	case k.Certificate != "" && k.Secret != "":
 		return errors.New(`key: a "certificate" goes with "agent" or "file"`)
 	}

@@ -169,3 +169,13 @@ func TestTheCounterGrows(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestNameFor(t *testing.T) {
+	for want, hosts := range map[string][]string{
+		"gate": {"192.0.2.1", "gate.example.org"}, "gateway": {"192.0.2.1", "2001:db8::1"}, "alone": {"alone"},
+	} {
+		if got := NameFor(hosts); got != want {
+			t.Errorf("%q: %q, want %q", hosts, got, want)
+		}
+	}
+}

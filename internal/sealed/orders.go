@@ -106,7 +106,7 @@ func (c *call) at(door string) (knock.Use, error) {
 		doors = append(doors, u.Door)
 	}
 	if len(doors) == 0 {
-		return knock.Use{}, wrong("doorward init", "no door has a sealed knock")
+		return knock.Use{}, wrong("doorward init --knock sealed --force, which keeps the configuration as it is beside the new one", "no door has a sealed knock")
 	}
 	return knock.Use{}, wrong("", "door %q has no sealed knock: allowed are %s", door, strings.Join(slices.Compact(doors), ", "))
 }
