@@ -188,12 +188,15 @@ a VPN or an admin panel stay closed, and not even running, until somebody knocks
 door's port does not respond until a visitor has knocked right; then it is open to
 that visitor's address for a short while, and dark again when nobody uses it.
 
-A visitor needs only the knock command, which works on any system. The other commands
-are for whoever runs a gateway. Start with doorward init, which writes a
-configuration; doorwardd is the daemon that guards the doors; status, explain, log,
-open, close, arm, diff and apply talk to it over its control socket. Run these as
-root, or as a member of the group doorward. The socket is --control, or the
-environment variable DOORWARD_CONTROL, or ` + config.DefaultControl + `.
+A visitor starts with doorward accept, which takes an invite; ssh-config then has ssh
+knock by itself, and knock, hold, run, forward, proxy and probe are for all else. They
+work on any system. Knocks that touch ports need no invite: see doorward knock.
+
+The other commands are for whoever runs a gateway. Start with doorward init, which
+writes a configuration; doorwardd is the daemon that guards the doors; status, explain,
+log, open, close, arm, diff, apply, invite and keys talk to it over its control socket.
+Run these as root, or as a member of the group doorward. The socket is --control, or
+the environment variable DOORWARD_CONTROL, or ` + config.DefaultControl + `.
 
 Output is plain text, in colour on a terminal unless NO_COLOR is set. Commands that
 print state print it as JSON with --json. When a command fails with --json, its object
@@ -212,7 +215,7 @@ error in JSON:
   6  refused            understood, but not done, or not completely
   7  timeout            not done in time; it may still be done
 
-The exit status of a command after "doorward knock ... --" is passed on.`
+The exit status of a command that doorward knock or doorward run starts is passed on.`
 
 // commands are the constructors of all commands, a file each, in the order
 // in which help lists them. Nouns read; verbs change.
