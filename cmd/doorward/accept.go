@@ -43,8 +43,8 @@ If the answer is lost, accept the same invite again: the key is enrolled then, a
 nothing is lost. An invite that comes after the gateway's secrets have changed replaces
 the profile of this gateway.
 
-With the invite at the end of a sheet of rescue codes, --rescue asks for a code, opens the
-door with it, and writes a profile without a key.
+With the invite at the end of a sheet of rescue codes, --rescue asks for a code, opens
+the door with it, and writes a profile without a key.
 
 Exit status: 0 when the gateway has accepted and the profile is written; 1 when
 something failed here; 2 when the command line is wrong; 5 when there is no such door;

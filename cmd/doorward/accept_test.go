@@ -397,3 +397,20 @@ func TestHold(t *testing.T) {
 	})
 	v.want(6, "", "doorward: error: your key or certificate is revoked: ask the gateway's operator for a new invite, or get a new certificate\n", "hold", "gate")
 }
+
+// A machine without a profile, and without a key, gets one with the invite of a sheet.
+func TestAcceptRescue(t *testing.T) {
+	v := newTraveller(t)
+	v.want(2, "", "doorward: error: --rescue goes with the invite of a sheet of rescue codes: this one enrols a key\n", "accept", v.invite.String(), "--rescue")
+	v.invite.Bound, v.invite.Code = true, [16]byte{}
+	v.answers = []string{seal.FormatCode([16]byte{3})}
+	v.want(0, `127.0.0.1 has accepted the code, which is used up
+open until 14:01:00 for 127.0.0.1
+profile gate is written: HOME/profiles/gate.toml
+
+From now on: doorward knock gate --rescue
+`, "", "accept", v.invite.String(), "--rescue")
+	v.want(1, "", "doorward: error: profile gate has no key\ndoorward: hint: doorward knock gate --rescue asks for a rescue code; "+
+		"doorward accept of another invite gives it a key\n", "knock", "gate")
+	v.want(2, "", "doorward: error: profile gate is there already\ndoorward: hint: doorward knock gate --rescue\n", "accept", v.invite.String(), "--rescue")
+}

@@ -149,7 +149,9 @@ func TestProxy(t *testing.T) {
 		}
 		hello := make([]byte, 6)
 		if answer[3] == byte(socks.Succeeded) {
-			_, err = io.ReadFull(c, hello)
+			if _, err := io.ReadFull(c, hello); err != nil {
+				t.Error(err)
+			}
 		}
 		return socks.Reply(answer[3]), strings.TrimRight(string(hello), "\x00\n")
 	}

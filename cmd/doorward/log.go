@@ -32,8 +32,9 @@ first. Times are local, or with --utc in UTC.
 The events: opened and dark (the door), granted, revoked and expired (a source's
 grant), login (through the door, with what let it in), refused (a knock, with its
 penalty if it has one), failsafe and armed, repaired (fence, listener or service
-differed from what it should be), error, applied (a configuration), started and
-stopped (the daemon).
+differed from what it should be), error, applied (a configuration), keys (who may
+knock was changed), alarm (a right knock with a key that is locked or revoked),
+started and stopped (the daemon).
 
 DOOR may be one that no longer exists. --source finds everything about an address or
 a prefix: its own records, those of prefixes that contain it, of anything within it,

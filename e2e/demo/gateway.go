@@ -127,7 +127,10 @@ func shortened(word string) string {
 }
 
 // record is what the story reads of the audit trail.
-type record struct{ Event, Source, Reason string }
+type record struct {
+	Event, Source string
+	Until         time.Time // of a grant
+}
 
 // trail is the audit trail's records of an event.
 func (s *story) trail(ctx context.Context, event string) (all []record, err error) {

@@ -65,7 +65,7 @@ func (s *story) gotNothing(ctx context.Context) error {
 	if n != "0" {
 		return errors.New("the scanner got packets from the gateway")
 	}
-	s.tick("not one packet came from the gateway, ever")
+	s.tick("not one packet has come from the gateway so far")
 	return nil
 }
 
@@ -95,8 +95,11 @@ func (s *story) scanAgain(ctx context.Context) error {
 
 // overheard checks what can be read from what has passed.
 func (s *story) overheard(context.Context) error {
-	if n, err := s.wire.lost(); err != nil || n > 0 {
-		return fmt.Errorf("%d packets were not recorded: %w", n, err)
+	switch n, err := s.wire.lost(); {
+	case err != nil:
+		return err
+	case n > 0:
+		return fmt.Errorf("%d packets were not recorded", n)
 	}
 	there, back := s.wire.knocks(s.port)
 	s.say("   What it sees: that she talks to UDP port %s and then to port 22, when, and", s.port)

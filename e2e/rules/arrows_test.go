@@ -380,8 +380,8 @@ var commands = map[string]string{
 	"internal/systemdtest/*.go":      "debootstrap and systemd-nspawn, for tests",
 	"internal/signer/ask.go":         "SSH_ASKPASS, as ssh does",
 	"cmd/doorward/knock*.go":         "what the visitor wants run once the door is open",
-	"cmd/doorward/run.go":            "what the visitor wants run while the door is held open",
-	"cmd/doorward/ssh_config.go":     "finds this program by its name, and runs nothing",
+	"cmd/doorward/run.go":            "runs a command while a door is open",
+	"cmd/doorward/ssh_config.go":     "looks for itself in PATH",
 	"e2e/lab/*.go":                   "real programs in namespaces",
 	"e2e/campaign/*.go":              "real programs in namespaces",
 }

@@ -59,6 +59,10 @@ type Daemon struct {
 // Serve handles; a second SIGINT or SIGTERM kills the process.
 func (d *Daemon) Serve(ctx context.Context) error {
 	runtime.GOMAXPROCS(max(minThreads, runtime.GOMAXPROCS(0)))
+	// The process's first thread does not end with a goroutine, as those with a raised
+	// priority must. This goroutine, which waits for all others, keeps it from them.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	gateway, err := d.place()
 	if err != nil {
 		return err

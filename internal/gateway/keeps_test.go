@@ -121,7 +121,7 @@ func TestAnOrderToAKind(t *testing.T) {
 		want(t, "marks", c.m.marks, map[markKey][]byte{{"", "club", "alice"}: []byte("locked")})
 		want(t, "at web", c.in("web"), "192.0.2.9 club bob")
 		want(t, "records", c.events(audit.EventKeys)[1:], []string{"operator alice (uid 1000): alice is locked out"})
-		want(t, "ends", c.events(audit.EventRevoked), []string{"192.0.2.2 club alice: by operator alice (uid 1000)"})
+		want(t, "ends", c.events(audit.EventRevoked), []string{"192.0.2.2 club alice: they may not knock any more, by order of operator alice (uid 1000)"})
 
 		write(t, c.path, webDoor)
 		c.order(control.ApplyRequest{Action: "apply"})

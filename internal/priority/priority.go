@@ -19,8 +19,8 @@ const Nice = -10
 // does nothing. A priority that is as high already stays.
 //
 // A goroutine that has called it must not give up its thread (runtime.UnlockOSThread),
-// which then ends with it, or sleeps for good if it is the process's first one: so no
-// other goroutine ever runs there (mexit in Go's runtime/proc.go). It must not start
+// which then ends with it: so no other goroutine ever runs there. (The process's first
+// thread would sleep for good; see mexit in Go's runtime/proc.go.) It must not start
 // programs, which would inherit the priority. New threads do not: the runtime has a thread
 // that is locked to a goroutine make none (newm, in the same file).
 func Raise() {

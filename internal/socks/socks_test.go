@@ -59,20 +59,3 @@ func TestAccept(t *testing.T) {
 		})
 	}
 }
-
-// FuzzAccept checks that nothing makes Accept panic or read more than the longest request,
-// and that a host is no longer than the protocol allows.
-func FuzzAccept(f *testing.F) {
-	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x03\x04gate\x00\x16"))
-	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb"))
-	f.Fuzz(func(t *testing.T, sent []byte) {
-		r := bytes.NewReader(sent)
-		q, err := Accept(&client{Reader: r})
-		if read := len(sent) - r.Len(); read > 2+255+4+1+255+2 {
-			t.Errorf("%d bytes were read", read)
-		}
-		if err == nil && len(q.Host) > 255 {
-			t.Errorf("host %q", q.Host)
-		}
-	})
-}
