@@ -21,7 +21,7 @@ func manual(roff string) (string, error) {
 }
 
 // others are the manual pages that a page names and that the site has as well.
-var others = regexp.MustCompile("`(doorwardd?(?:-[a-z]+)?)`\\(([18])\\)")
+var others = regexp.MustCompile("`(doorwardd?(?:-[a-z]+)*)`\\(([18])\\)")
 
 // page is a manual page that is being turned.
 type page struct {
@@ -45,6 +45,9 @@ func (m *page) line(line string) error {
 	case macro == ".SH":
 		m.section, m.item = plain(rest), false
 		m.b.WriteString("\n## " + sentence(m.section) + "\n\n")
+	case macro == ".SS": // what a command within this one is called with
+		m.item = false
+		m.b.WriteString("\n### `" + plain(strings.Trim(rest, `"`)) + "`\n\n")
 	case macro == ".PP":
 		m.item = false
 		m.b.WriteString("\n")

@@ -41,14 +41,17 @@ doorward open ssh \-\-for 1h   # a*b*c
 .fi
 .RE
 .PP
-\&.a_b and \fBc\fR(1), \fBdoorwardd\fR(8), \fBdoorward\-log\fR(1)
+\&.a_b and \fBc\fR(1), \fBdoorwardd\fR(8), \fBdoorward\-ssh\-config\fR(1)
+.SS "lock KEY [\-\-now]"
+Lock a key.
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := "# doorward open\n\nManual page doorward-open(1).\n\n\n## Name\n\ndoorward-open - open a door\n" +
 		"\n## Options\n\n\n`--for` *TIME*\n:   for this TIME, in\n    two lines &lt;here>\n    \n`SIGTERM, SIGINT`\n:   end\n    " +
-		"\n## Examples\n\n\n\n```sh\ndoorward open ssh --for 1h   # a*b*c\n```\n\n\n.a\\_b and `c`(1), [`doorwardd`(8)](doorwardd.md), [`doorward-log`(1)](doorward-log.md)\n"
+		"\n## Examples\n\n\n\n```sh\ndoorward open ssh --for 1h   # a*b*c\n```\n\n\n.a\\_b and `c`(1), [`doorwardd`(8)](doorwardd.md), [`doorward-ssh-config`(1)](doorward-ssh-config.md)\n" +
+		"\n### `lock KEY [--now]`\n\nLock a key.\n"
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("the page (-want +got):\n%s", d)
 	}
