@@ -135,7 +135,7 @@ func TestNothingElseIsReplaced(t *testing.T) {
 		}
 	}
 	menu, err := os.ReadFile(filepath.Join(made, "mkdocs.yml"))
-	if first := "- doorward: reference/commands/doorward.md\n          - doorward apply: "; err != nil || !strings.Contains(string(menu), first) {
+	if first := "- doorward: reference/commands/doorward.md\n          - doorward accept: "; err != nil || !strings.Contains(string(menu), first) {
 		t.Errorf("the menu has no %q: %v", first, err)
 	}
 }
