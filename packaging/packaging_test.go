@@ -137,7 +137,7 @@ func testBus(t *testing.T, m *systemdtest.Machine) {
 }
 
 func testSecurity(t *testing.T, m *systemdtest.Machine) {
-	const most = 2.0
+	const most = 2.2 // setpriority, for the threads that visitors wait for, counts 0.2
 	out := m.Run("systemd-analyze", "security", "--no-pager", "doorward.service")
 	found := regexp.MustCompile(`Overall exposure level for doorward\.service: ([0-9.]+)`).FindStringSubmatch(out)
 	if found == nil {

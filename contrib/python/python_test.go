@@ -80,14 +80,17 @@ func (g *gateway) serve(conn *net.UDPConn) {
 			return
 		}
 		d := bytes.Clone(b[:n])
-		rank, m := g.seal.Glance(from.Addr().Unmap(), d, g.busy, room)
+		g.mu.Lock()
+		side, busy := g.seal, g.busy
+		g.mu.Unlock()
+		rank, m := side.Glance(from.Addr().Unmap(), d, busy, room)
 		if m > 0 {
 			conn.WriteToUDPAddrPort(room[:m], from)
 		}
 		if rank == seal.Junk {
 			continue
 		}
-		reply, k := g.seal.Open(from.Addr().Unmap(), time.Now(), d)
+		reply, k := side.Open(from.Addr().Unmap(), time.Now(), d)
 		if reply != nil {
 			conn.WriteToUDPAddrPort(reply, from)
 		}
@@ -233,7 +236,9 @@ func TestKnock(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			if c.change != nil {
+				l.mu.Lock()
 				c.change(l)
+				l.mu.Unlock()
 			}
 			out, code := client(t, append([]string{"knock.py", "--profile", l.profile}, c.args...)...)
 			if code != c.code || !regexp.MustCompile(`^((127\.0\.0\.1|::1)`+c.want+`)+$`).MatchString(out) {

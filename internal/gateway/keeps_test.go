@@ -418,6 +418,7 @@ func TestRulesInUse(t *testing.T) {
 		write(t, c.path, strings.ReplaceAll(clubDoors, "/members", "/others"))
 		c.says(visitor, "web open alice")
 		c.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		synctest.Wait() // until its files are read
 		want(t, "rules of the new one", rules(), []string{"ssh /others", "web /others"})
 		want(t, "answer to carol", c.says(visitor, "web open carol"), "web: open for 30s")
 		c.order(control.ApplyRequest{Action: "undo"})
