@@ -41,11 +41,8 @@ func newForward(e *env) *cobra.Command {
 		Example:           forwardExamples,
 		ValidArgsFunction: completeProfiles(e),
 		Args: func(c *cobra.Command, args []string) (err error) {
-			switch {
-			case len(args) == 0:
-				err = errors.New("PROFILE is missing: the gateway, as doorward profiles lists it")
-			case len(args) > 2:
-				err = fmt.Errorf("%q: one PROFILE and one DOOR only", args[2])
+			switch err = profileAndDoor(args); {
+			case err != nil:
 			case listen == "":
 				err = errors.New("-L is missing: where to listen, such as -L 8080")
 			default:

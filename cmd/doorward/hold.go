@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -39,11 +38,8 @@ func newHold(e *env) *cobra.Command {
 		Example:           holdExamples,
 		ValidArgsFunction: completeProfiles(e),
 		Args: func(c *cobra.Command, args []string) error {
-			switch {
-			case len(args) == 0:
-				return &usageError{withHint(errors.New("PROFILE is missing: the gateway, as doorward profiles lists it"), "%s --help", c.CommandPath())}
-			case len(args) > 2:
-				return &usageError{withHint(fmt.Errorf("%q: one PROFILE and one DOOR only", args[2]), "%s --help", c.CommandPath())}
+			if err := profileAndDoor(args); err != nil {
+				return &usageError{withHint(err, "%s --help", c.CommandPath())}
 			}
 			return nil
 		},

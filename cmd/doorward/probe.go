@@ -90,11 +90,8 @@ func newProbe(e *env) *cobra.Command {
 		Example:           probeExamples,
 		ValidArgsFunction: completeProfiles(e),
 		Args: func(c *cobra.Command, args []string) (err error) {
-			switch {
-			case len(args) == 0:
-				err = errors.New("PROFILE is missing: the gateway, as doorward profiles lists it")
-			case len(args) > 2:
-				err = fmt.Errorf("%q: one PROFILE and one DOOR only", args[2])
+			switch err = profileAndDoor(args); {
+			case err != nil:
 			case o.json && o.metrics:
 				err = errors.New("--json and --metrics exclude one another")
 			case o.quietFor <= 0 || o.timeout <= 0:

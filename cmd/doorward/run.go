@@ -48,14 +48,12 @@ func newRun(e *env) *cobra.Command {
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		dash := c.ArgsLenAtDash()
-		var wrong error
+		wrong := errors.New(`the command is missing: it goes after "--"`)
+		if dash >= 0 && dash < len(args) {
+			wrong = profileAndDoor(args[:dash])
+		}
 		switch {
-		case dash < 0 || dash == len(args):
-			wrong = errors.New(`the command is missing: it goes after "--"`)
-		case dash == 0:
-			wrong = errors.New("PROFILE is missing: the gateway, as doorward profiles lists it")
-		case dash > 2:
-			wrong = fmt.Errorf("%q: one PROFILE and one DOOR only", args[2])
+		case wrong != nil:
 		case o.openFor < 0 || o.openFor%time.Second != 0:
 			wrong = fmt.Errorf("--open-for %v: allowed are whole seconds, such as 90s or 2h", o.openFor)
 		case timeout <= 0:

@@ -101,11 +101,10 @@ func newSSHConfig(e *env) *cobra.Command {
 
 // check says what is wrong with the command line.
 func (o *sshConfigOptions) check(args []string) error {
+	if err := profileAndDoor(args); err != nil {
+		return err
+	}
 	switch {
-	case len(args) == 0:
-		return errors.New("PROFILE is missing: the gateway, as doorward profiles lists it")
-	case len(args) > 2:
-		return fmt.Errorf("%q: one PROFILE and one DOOR only", args[2])
 	case o.install && o.remove:
 		return errors.New("--install and --remove exclude one another")
 	case o.file != "" && !o.install && !o.remove:

@@ -45,6 +45,17 @@ func (e *env) knocker() *client.Client {
 	return new(client.Client)
 }
 
+// profileAndDoor says what is wrong with the arguments PROFILE [DOOR].
+func profileAndDoor(args []string) error {
+	switch {
+	case len(args) == 0:
+		return errors.New("PROFILE is missing: the gateway, as doorward profiles lists it")
+	case len(args) > 2:
+		return fmt.Errorf("%q: one PROFILE and one DOOR only", args[2])
+	}
+	return nil
+}
+
 // passage is one visitor at one gateway.
 type passage struct {
 	e       *env
