@@ -75,6 +75,7 @@ func (k *kept) Files() (all []knock.File) {
 // publish tells the openers what is in force.
 func (k *kept) publish(now time.Time) {
 	next := make(map[uint16]*office)
+	rings := make(map[Rule]*credential.Ring) // by the files that they are of: many doors may have the same
 	for _, u := range k.uses {
 		r := rule(u.Rule)
 		id := k.files[r.Identity].identity
@@ -88,7 +89,11 @@ func (k *kept) publish(now time.Time) {
 		}
 		o.identity = id
 		o.single = o.single || r.OneWay
-		o.desks = append(o.desks, desk{door: u.Door, rule: r, ring: k.ring(r)})
+		of := Rule{Keys: r.Keys, Secrets: r.Secrets, Revoked: r.Revoked}
+		if _, made := rings[of]; !made {
+			rings[of] = k.ring(r)
+		}
+		o.desks = append(o.desks, desk{door: u.Door, rule: r, ring: rings[of]})
 	}
 	for port, op := range k.openers {
 		if next[port] == nil {

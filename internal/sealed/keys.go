@@ -12,50 +12,57 @@ import (
 )
 
 // entries are all who may knock and match, each once, in the order of files and then of
-// identities.
+// identities. However many doors there are, it looks at each once.
 func (k *kept) entries(matches func(KeyEntry) bool) (all []KeyEntry, more int) {
 	all = []KeyEntry{}
-	at := make(map[string]int)
-	add := func(door string, e KeyEntry) {
-		i, has := at[e.ID+e.Origin]
-		if !has {
-			if !matches(e) {
-				return
-			}
-			if len(all) >= mostListed {
-				more++
-				return
-			}
-			i = len(all)
-			at[e.ID+e.Origin] = i
+	add := func(doors []string, e KeyEntry) {
+		switch {
+		case !matches(e):
+		case len(all) >= mostListed:
+			more++
+		default:
+			e.Doors = slices.Clone(doors)
 			e.Locked, e.Revoked = k.ledger.locked[e.ID], k.ledger.revoked[e.ID]
 			all = append(all, e)
 		}
-		if !slices.Contains(all[i].Doors, door) {
-			all[i].Doors = append(all[i].Doors, door)
-		}
 	}
-	seen := make(map[string]bool) // doors and files
+	var files, every []string
+	doors := make(map[string][]string) // by the file that their knocks go by
 	for _, u := range k.uses {
 		r := rule(u.Rule)
-		if seen[u.Door+" "+r.Keys] {
-			continue
-		}
-		seen[u.Door+" "+r.Keys] = true
-		for _, key := range k.files[r.Keys].keys.All() {
-			add(u.Door, entryOf(key, fmt.Sprintf("%s line %d", key.Where, key.Line)))
-		}
-		if s := k.files[r.Secrets]; s != nil {
-			for _, secret := range s.secrets {
-				add(u.Door, KeyEntry{ID: secret.Identity(), Name: secret.Name, Type: "secret", Options: optionsText(secret.Options),
-					Origin: fmt.Sprintf("%s line %d", secret.Where, secret.Line)})
+		every = appendNew(every, u.Door)
+		for _, f := range []string{r.Keys, r.Secrets} {
+			if f == "" {
+				continue
 			}
-		}
-		for _, id := range slices.Sorted(maps.Keys(k.ledger.keys)) {
-			add(u.Door, entryOf(k.ledger.keys[id], "enrolled"))
+			if doors[f] == nil {
+				files = append(files, f)
+			}
+			doors[f] = appendNew(doors[f], u.Door)
 		}
 	}
+	for _, f := range files {
+		for _, key := range k.files[f].keys.All() {
+			add(doors[f], entryOf(key, fmt.Sprintf("%s line %d", key.Where, key.Line)))
+		}
+		for _, secret := range k.files[f].secrets {
+			add(doors[f], KeyEntry{ID: secret.Identity(), Name: secret.Name, Type: "secret", Options: optionsText(secret.Options),
+				Origin: fmt.Sprintf("%s line %d", secret.Where, secret.Line)})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(k.ledger.keys)) {
+		add(every, entryOf(k.ledger.keys[id], "enrolled"))
+	}
 	return all, more
+}
+
+// appendNew appends a door unless it is the last one already: the knocks of a door stand
+// together.
+func appendNew(doors []string, door string) []string {
+	if len(doors) > 0 && doors[len(doors)-1] == door {
+		return doors
+	}
+	return append(doors, door)
 }
 
 func entryOf(k credential.Key, origin string) KeyEntry {
