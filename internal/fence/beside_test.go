@@ -285,3 +285,32 @@ func TestEmptiedWhileItIsRead(t *testing.T) {
 		t.Errorf("list() = %v, %v, with %d grants of another door; want false, none, 30", whole, err, web)
 	}
 }
+
+// No query waits for a change, nor a change for a query: whoever queries never has the lock
+// that changes take.
+func TestQueriesTakeNoLock(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	g := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
+	must(t, f.Change(Changes{Give: g}))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, query := range map[string]func() error{
+		"Refused":  func() error { _, err := f.Refused(); return err },
+		"Ends":     func() error { _, err := f.Ends(g); return err },
+		"Grants":   func() error { _, err := f.allGrants(); return err },
+		"EndFlows": func() error { return f.EndFlows(g) },
+		"Check":    f.Check,
+		"Owned":    func() error { f.Owned(); return nil },
+	} {
+		ended := make(chan error, 1)
+		go func() { ended <- query() }()
+		select {
+		case err := <-ended:
+			must(t, err)
+		case <-time.After(10 * time.Second): // a deadlock
+			t.Errorf("%s waits for a change that is under way", name)
+		}
+	}
+}

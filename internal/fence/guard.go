@@ -91,7 +91,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 		return errors.New("the table disappeared while it was being made")
 	}
 	f.settle(shared, next, base)
-	f.owned = f.manner.flags != 0
+	f.owned.Store(f.manner.flags != 0)
 	return nil
 }
 
@@ -111,6 +111,7 @@ func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
 	}
 	shared.literal()
 	f.shared, f.doors = *shared, doors
+	f.publish()
 }
 
 // literal keeps only one table if the kernel shows everything as it was written.
@@ -232,10 +233,7 @@ func (f *Fence) Check() error {
 // up changes of grants. Those may happen meanwhile without harm, even if a list then does
 // not show a single moment: changing grants changes no list of this.
 func (f *Fence) look() ([]string, error) {
-	f.mu.Lock()
-	err := f.do("look", func(c *nft.Conn) error { _, err := c.Generation(); return err })
-	shared, before := f.shared, maps.Clone(f.doors)
-	f.mu.Unlock()
+	before, err := f.guarded()
 	if err != nil {
 		return nil, err
 	}
@@ -248,14 +246,16 @@ func (f *Fence) look() ([]string, error) {
 		return []string{"the table is gone"}, nil
 	}
 	common, parts := apart(got)
-	f.mu.Lock()
-	now := f.doors
-	for name := range before {
-		if now[name] != before[name] {
-			delete(before, name)
+	now, err := f.guarded()
+	if err != nil {
+		return nil, err
+	}
+	doors := maps.Clone(before.doors)
+	for name := range before.doors {
+		if now.doors[name] != before.doors[name] {
+			delete(doors, name)
 			delete(parts, name)
 		}
 	}
-	f.mu.Unlock()
-	return differences(whole(shared.base, sides(before, shown)), whole(common, parts)), nil
+	return differences(whole(before.shared.base, sides(doors, shown)), whole(common, parts)), nil
 }
