@@ -314,3 +314,44 @@ func TestQueriesTakeNoLock(t *testing.T) {
 		}
 	}
 }
+
+// While grants are changed, a look at the table shows no difference: Guard would lock
+// every change out for as long as it takes to read and write the whole table.
+func TestChangesAreNoDifference(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	var doors []Door
+	for i := range 40 {
+		doors = append(doors, Door{Name: fmt.Sprintf("door%d", i), Ports: ports(t, fmt.Sprintf("%d/tcp", 1000+i))})
+	}
+	must(t, f.Guard(doors))
+	ended, stop := make(chan error), make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				ended <- nil
+				return
+			default:
+			}
+			door := doors[i%len(doors)].Name
+			f.mu.Lock()
+			manyOf(f, door)
+			f.mu.Unlock()
+			err := f.Change(Changes{Empty: []string{door}, Give: []Grant{grant(door, fmt.Sprintf("192.0.2.0/%d", 20+i%8), time.Hour)}})
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	for range 50 {
+		if d, err := f.look(); err != nil || len(d) > 0 {
+			t.Errorf("differences %q, %v", d, err)
+			break
+		}
+	}
+	close(stop)
+	must(t, <-ended)
+	must(t, f.Check())
+}
