@@ -103,7 +103,7 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		want(t, "warnings when it can be used again", warnings(), []string{doors})
 		c.members("", nil)
 		want(t, "warnings about what it has", warnings(), []string{doors, "the club has no members"})
-		want(t, "what the kind was told", kept.fed, []string{"alice bob", `"/members" belongs to mallory`, "alice bob", ""})
+		want(t, "what the kind was told", kept.readAloud, []string{"alice bob", `"/members" belongs to mallory`, "alice bob", ""})
 	})
 }
 
