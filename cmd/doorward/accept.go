@@ -108,17 +108,14 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 	if err != nil {
 		return err
 	}
-	if o.name == "" {
-		o.name = invite.Name
-	}
-	if err := profile.CheckName(o.name); err != nil {
-		return &usageError{fmt.Errorf("--name: %w", err)}
+	if o.name, err = nameFor(invite, o.name); err != nil {
+		return err
 	}
 	in, err := e.directory()
 	if err != nil {
 		return err
 	}
-	if err := mayReplace(in, o.name, invite); err != nil {
+	if err := mayReplace(e, in, o.name, invite); err != nil {
 		return err
 	}
 	if invite.Expires.Before(e.clock()) {
@@ -201,13 +198,35 @@ func readInvite(ctx context.Context, e *env, arg string) (v profile.Invite, err 
 	return profile.ParseInvite(string(text))
 }
 
-// mayReplace refuses a name that another gateway's profile has.
-func mayReplace(in profile.Directory, name string, v profile.Invite) error {
+// nameFor is what the profile is to be called: as --name says, or else as the invite does,
+// whose author may not choose that ssh goes to the gateway where another host is meant.
+func nameFor(v profile.Invite, name string) (string, error) {
+	if name != "" {
+		if err := profile.CheckName(name); err != nil {
+			return "", &usageError{fmt.Errorf("--name: %w", err)}
+		}
+		return name, nil
+	}
+	if strings.Contains(v.Name, ".") && !slices.Contains(v.Hosts, v.Name) {
+		return "", withHint(fmt.Errorf("the invite calls the gateway %s, as a host that it is not: it is at %s", v.Name, strings.Join(v.Hosts, ", ")),
+			"--name %s, or another name without dots", profile.NameFor(v.Hosts))
+	}
+	return v.Name, nil
+}
+
+// mayReplace refuses a name that another gateway's profile has, and says so when a gateway
+// has another key than before.
+func mayReplace(e *env, in profile.Directory, name string, v profile.Invite) error {
 	old, err := in.Load(name)
 	switch {
 	case errors.Is(err, profile.ErrNone):
 		return nil
-	case err == nil && (old.Gateway.Fingerprint == v.Fingerprint || old.Port == v.Port && slices.Equal(old.Hosts, v.Hosts)):
+	case err != nil:
+		return withHint(err, "mend that; or doorward profiles remove %s, and accept the invite then; or --name OTHER", name)
+	case old.Gateway.Fingerprint == v.Fingerprint:
+		return nil
+	case old.Port == v.Port && slices.Equal(old.Hosts, v.Hosts):
+		fmt.Fprintf(e.stderr, "doorward: note: the gateway of profile %s has another key by this invite, %s, than before, %s\n", name, v.Fingerprint, old.Gateway.Fingerprint)
 		return nil
 	}
 	return withHint(fmt.Errorf("%w, of another gateway: %s", profile.ErrExists, in.Path(name)),

@@ -170,9 +170,13 @@ func (o *sshConfigOptions) hostOf(p *passage) sshconfig.Host {
 	case o.host != "":
 	case first:
 		h.Names = []string{name}
-		for _, host := range p.profile.Hosts {
-			if !strings.EqualFold(host, name) {
+		for i, host := range p.profile.Hosts {
+			switch {
+			case strings.EqualFold(host, name):
+			case i == 0:
 				h.Names = append(h.Names, host)
+			default:
+				h.Others = append(h.Others, host)
 			}
 		}
 	default:

@@ -1,0 +1,102 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/profile"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+// Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
+// the commands there: whatever can be read as an invite comes to the lines that are meant.
+func TestInvitesWriteNoLinesOfTheirOwn(t *testing.T) {
+	text := rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z:]{1,6}[-.%: '"\n$a-z]{0,9}`),
+		rapid.Map(rapid.String(), func(zone string) string { return "fe80::1%" + zone }), rapid.Just("gate.example.org"))
+	lines := regexp.MustCompile(`^# doorward: [\w.-]+ begins\n` +
+		`Host [\w.-]+( [\w.:%-]+)?\n    HostName [\w.:%-]+\n` +
+		`(Host [\w.:% -]+\n)?    Port 22\n` +
+		`    ProxyCommand doorward connect %h %p --profile [\w.-]+( --door [\w.-]+)?\n` +
+		`Host \*\n# doorward: [\w.-]+ ends\n$`)
+	home := t.TempDir()
+	e := &env{getenv: func(name string) string { return map[string]string{"HOME": home}[name] }}
+	config := filepath.Join(home, ".ssh", "config")
+	rapid.Check(t, func(t *rapid.T) {
+		v := profile.Invite{Port: 1, Name: text.Draw(t, "name"), Door: text.Draw(t, "door"), Hosts: rapid.SliceOfN(text, 1, 3).Draw(t, "hosts")}
+		if v.Check() != nil {
+			v.Name, v.Door = "gate", ""
+		}
+		v, err := profile.ParseInvite(v.String())
+		if err != nil {
+			return
+		}
+		p := &passage{e: e, profile: profileOf(v, v.Name), request: seal.Request{Door: v.Door}}
+		p.profile.Ports = map[string][]string{v.Door: {"22/tcp"}}
+		if err := (&sshConfigOptions{install: true, quiet: true}).run(p); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(config)
+		if !lines.Match(regexp.MustCompile(`ProxyCommand \S+`).ReplaceAll(got, []byte("ProxyCommand doorward"))) {
+			t.Errorf("an invite to %q as %q, door %q, writes\n%s", v.Hosts, v.Name, v.Door, got)
+		}
+	})
+}
+
+// What an invite calls its gateway is not another host's name: ssh would go to the gateway
+// where that is typed.
+func TestInvitesTakeNobodysName(t *testing.T) {
+	v := newTraveller(t)
+	v.key("id_ed25519")
+	v.invite.Name = "git.example.org"
+	v.want(1, "", `doorward: error: the invite calls the gateway git.example.org, as a host that it is not: it is at 127.0.0.1
+doorward: hint: --name gateway, or another name without dots
+`, "accept", v.invite.String(), "--install")
+	if n := v.knocks(); n > 0 {
+		t.Errorf("%d knocks, want none", n)
+	}
+	if code, _, errs := v.run("accept", v.invite.String(), "--name", "gate"); code != 0 {
+		t.Errorf("with a name: status %d, %s", code, errs)
+	}
+}
+
+// A gateway's key that has changed is not changed without a word, and a profile that cannot
+// be read is not said to be another gateway's.
+func TestAcceptInPlaceOfAProfile(t *testing.T) {
+	v, _ := enrolled(t)
+	path := filepath.Join(v.home, "profiles", "gate.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprint := v.gateway.Identity.Fingerprint().String()
+	write := func(text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Replace(string(text), fingerprint, "SHA256:"+strings.Repeat("A", 43), 1), 0o600)
+	const changed = "doorward: note: the gateway of profile gate has another key by this invite, SHA256:KEY, than before, SHA256:KEY\n"
+	if code, _, errs := v.run("accept", v.invite.String()); code != 0 || errs != changed {
+		t.Errorf("status %d, %q, want 0 and %q", code, errs, changed)
+	}
+	write("hosts = 1\n", 0o600)
+	code, _, errs := v.run("accept", v.invite.String())
+	if code != 1 || !strings.Contains(errs, "gate.toml: ") || !strings.Contains(errs, "hint: mend that; or doorward profiles remove gate, and accept the invite then; or --name OTHER\n") {
+		t.Errorf("a profile that is damaged: status %d, %q", code, errs)
+	}
+}
