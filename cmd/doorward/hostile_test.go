@@ -3,11 +3,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -98,5 +100,27 @@ func TestAcceptInPlaceOfAProfile(t *testing.T) {
 	code, _, errs := v.run("accept", v.invite.String())
 	if code != 1 || !strings.Contains(errs, "gate.toml: ") || !strings.Contains(errs, "hint: mend that; or doorward profiles remove gate, and accept the invite then; or --name OTHER\n") {
 		t.Errorf("a profile that is damaged: status %d, %q", code, errs)
+	}
+}
+
+// What another call has failed in counts for those that have waited for it. It does not
+// once the clock was set back, as after a wrong start: that record is of the future.
+func TestAFailureOfTheFuture(t *testing.T) {
+	v, s := enrolled(t)
+	port := fmt.Sprint(s.port)
+	line := v.key("other")
+	allowed, err := os.ReadFile(filepath.Join(v.home, ".ssh", "id_ed25519.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.now = v.now.Add(time.Hour) // the grant of accept is over
+	v.invited(line)
+	if code, _, errs := v.connect("", nil, "gate", port); code != 6 {
+		t.Fatalf("a key that nobody knows: status %d, %q, want 6", code, errs)
+	}
+	v.invited(string(allowed))
+	v.now = v.now.Add(-2 * time.Hour)
+	if code, out, errs := v.connect("abc", nil, "gate", port); code != 0 || out != "hello\nabc" {
+		t.Errorf("with the clock set back: status %d, %q, %q; want a knock of its own", code, out, errs)
 	}
 }

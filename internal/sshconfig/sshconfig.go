@@ -24,8 +24,8 @@ type Host struct {
 	// Others are further names and addresses of the gateway. ssh goes to each as it is typed,
 	// and checks its key as that one's: who made the list need not be whose they are.
 	Others []string
-	Port     uint16   // 0: as ssh has it without
-	User     string   // "": as ssh has it without
+	Port   uint16 // 0: as ssh has it without
+	User   string // "": as ssh has it without
 	// One of them says how to knock: Proxy connects, Exec knocks and exits. They are
 	// commands for the user's shell, in which ssh replaces %h and %p.
 	Proxy, Exec string
