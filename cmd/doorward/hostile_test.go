@@ -3,16 +3,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 )
@@ -123,4 +127,37 @@ func TestAFailureOfTheFuture(t *testing.T) {
 	if code, out, errs := v.connect("abc", nil, "gate", port); code != 0 || out != "hello\nabc" {
 		t.Errorf("with the clock set back: status %d, %q, %q; want a knock of its own", code, out, errs)
 	}
+}
+
+// A door is closed behind hold when its terminal is closed.
+func TestHoldWithoutATerminal(t *testing.T) {
+	alive := make(chan os.Signal, 1) // whatever hold does, the test outlives the signal
+	signal.Notify(alive, syscall.SIGHUP)
+	defer signal.Stop(alive)
+	v, _ := enrolled(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	v.ctx = ctx
+	v.printed = func() { syscall.Kill(os.Getpid(), syscall.SIGHUP) }
+	code, _, errs := v.run("hold", "gate")
+	if last := v.gateway.Knocks()[v.knocks()-1]; code != 0 || errs != "" || last.Request.Action != seal.Close || ctx.Err() != nil {
+		t.Errorf("status %d, %q, the last knock is %+v, %v; want 0, and the door closed", code, errs, last.Request, ctx.Err())
+	}
+}
+
+// What hold could not close it does not say that it has.
+func TestHoldThatDoesNotClose(t *testing.T) {
+	v, _ := enrolled(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	v.ctx = ctx
+	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+		if k.Request.Action == seal.Close {
+			return []seal.Answer{{Status: seal.Refused, Reason: seal.Unavailable, Source: k.From}}
+		}
+		return v.gateway.Open(k)
+	})
+	v.printed = cancel
+	v.want(6, "open until 14:01:00 for 127.0.0.1\n",
+		"doorward: error: the door is not closed, and its grant ends by itself: the gateway cannot open the door now; its operator sees why in doorward status\n", "hold", "gate")
 }
