@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,7 +139,10 @@ func TestHoldWithoutATerminal(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	v.ctx = ctx
-	v.printed = func() { syscall.Kill(os.Getpid(), syscall.SIGHUP) }
+	var once sync.Once
+	v.printed = func() {
+		once.Do(func() { syscall.Kill(os.Getpid(), syscall.SIGHUP); <-alive })
+	}
 	code, _, errs := v.run("hold", "gate")
 	if last := v.gateway.Knocks()[v.knocks()-1]; code != 0 || errs != "" || last.Request.Action != seal.Close || ctx.Err() != nil {
 		t.Errorf("status %d, %q, the last knock is %+v, %v; want 0, and the door closed", code, errs, last.Request, ctx.Err())
