@@ -173,7 +173,8 @@ func TestAccept(t *testing.T) {
 	v.want(0, "profile  gate\nfile     HOME/profiles/gate.toml\nhosts    127.0.0.1\nport     PORT/udp\ndoors    ssh\n"+
 		"key      HOME/.ssh/id_ed25519\ngateway  SHA256:KEY\nsuite    MLKEM768-X25519\n", "", "profiles", "show", "gate")
 	v.want(1, "", "doorward: error: there is no such profile: \"gat\" (HOME/profiles/gat.toml)\ndoorward: hint: there are: gate\n", "profiles", "show", "gat")
-	v.want(0, "removed gate; the gateway still knows your key, until its operator removes it\n", "", "profiles", "remove", "gate")
+	v.want(0, "removed gate; the gateway still knows your key, until its operator removes it\n"+
+		"lines for ssh, if it has any: doorward ssh-config gate --remove\n", "", "profiles", "remove", "gate")
 	v.want(0, "no profiles: doorward accept makes one of an invite\n", "", "profiles")
 }
 

@@ -165,3 +165,23 @@ func TestHoldThatDoesNotClose(t *testing.T) {
 	v.want(6, "open until 14:01:00 for 127.0.0.1\n",
 		"doorward: error: the door is not closed, and its grant ends by itself: the gateway cannot open the door now; its operator sees why in doorward status\n", "hold", "gate")
 }
+
+// The lines for ssh of a profile that is gone can be taken out.
+func TestSSHConfigOutlivesItsProfile(t *testing.T) {
+	v, _ := enrolled(t)
+	for _, args := range [][]string{{"gate", "--install"}, {"gate", "web", "--install"}} {
+		if code, _, errs := v.run(append([]string{"ssh-config"}, args...)...); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	if code, _, errs := v.run("profiles", "remove", "gate"); code != 0 {
+		t.Fatal(errs)
+	}
+	const file = "HOME/.ssh/config"
+	v.want(0, file+": the lines for gate are removed\n", "", "ssh-config", "gate", "--remove")
+	v.want(0, file+": the lines for gate-web are removed\n", "", "ssh-config", "gate", "web", "--remove")
+	v.want(0, file+" has no lines for gate: nothing is changed\n", "", "ssh-config", "gate", "--remove")
+	if code, _, errs := v.run("ssh-config", "../gate", "--remove"); code == 0 || !strings.Contains(errs, "cannot be a name") {
+		t.Errorf("no name: status %d, %s", code, errs)
+	}
+}
