@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/signer"
 )
 
@@ -26,9 +29,11 @@ const acceptHelp = `Accept an invite to a gateway: enrol your SSH key there by a
 profile, with which doorward knock knocks from then on.
 
 The invite is one line, which the gateway's operator makes with doorward invite. It may
-stand on the command line, where the history of a shell keeps it: it is short-lived, and
-counts once. Else it is read from a FILE, from standard input for "-", or, without an
-argument on a terminal, it is asked for.
+stand on the command line, where the history of a shell keeps it, and other users of
+this machine see it meanwhile: it is short-lived, and counts once. Else it is read from
+a FILE, from standard input for "-", or, without an argument on a terminal, it is asked
+for. One that is encrypted to ~/.ssh/id_ed25519 or id_rsa is decrypted with that. Where
+the key has a passphrase age does it: age -d -i KEY FILE | doorward accept -.
 
 The key is one that ssh-agent has, or of ~/.ssh/id_*.pub. If there are several, accept
 asks which; --key names one by its fingerprint, as ssh-add -l lists it, or by the file
@@ -194,6 +199,16 @@ func readInvite(ctx context.Context, e *env, arg string) (v profile.Invite, err 
 	}
 	if err != nil {
 		return v, fmt.Errorf("read the invite: %w", err)
+	}
+	if share.Encrypted(text) && bytes.Count(text, []byte("\n")) == 0 {
+		return v, withHint(errors.New("the invite is encrypted, and has more than this line"), "save it in a FILE: doorward accept FILE")
+	}
+	text, err = decrypt(e, "the invite", text, nil)
+	if closed, ok := errors.AsType[*closedError](err); ok {
+		return v, withHint(err, "age -d -i %s FILE | doorward accept -", cmp.Or(closed.locked, "KEY"))
+	}
+	if err != nil {
+		return v, err
 	}
 	return profile.ParseInvite(string(text))
 }

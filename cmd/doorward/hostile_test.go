@@ -4,10 +4,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,9 +20,11 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/share"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -183,5 +188,94 @@ func TestSSHConfigOutlivesItsProfile(t *testing.T) {
 	v.want(0, file+" has no lines for gate: nothing is changed\n", "", "ssh-config", "gate", "--remove")
 	if code, _, errs := v.run("ssh-config", "../gate", "--remove"); code == 0 || !strings.Contains(errs, "cannot be a name") {
 		t.Errorf("no name: status %d, %s", code, errs)
+	}
+}
+
+// An invite that is encrypted to the visitor's SSH key is decrypted with it.
+func TestAcceptAnEncryptedInvite(t *testing.T) {
+	v := newTraveller(t)
+	key, err := share.ParseKey(v.key("id_ed25519"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cipher, err := share.Encrypt(v.invite.String()+"\n", []share.Key{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(v.home, "invite.age")
+	if err := os.WriteFile(path, cipher, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	locked := newTraveller(t)
+	locked.key("id_ed25519", "-N", "secret")
+	for _, who := range []struct {
+		v    *traveller
+		want string // on standard error
+	}{
+		{v, ""},
+		{newTraveller(t), `doorward: error: the invite: encrypted, and none of the keys decrypts it: HOME/.ssh/id_ed25519, HOME/.ssh/id_rsa
+doorward: hint: age -d -i KEY FILE | doorward accept -
+`},
+		{locked, `doorward: error: the invite: the key "HOME/.ssh/id_ed25519" has a passphrase, which age asks for
+doorward: hint: age -d -i HOME/.ssh/id_ed25519 FILE | doorward accept -
+`},
+	} {
+		code, _, errs := who.v.run("accept", path)
+		if (code == 0) != (who.want == "") || errs != who.want {
+			t.Errorf("status %d, %q, want %q", code, errs, who.want)
+		}
+	}
+}
+
+// A text of age's has many lines, and a terminal gives one.
+func TestAcceptTheFirstLineOfAnEncryptedInvite(t *testing.T) {
+	_, err := readInvite(t.Context(), &env{stdin: strings.NewReader("-----BEGIN AGE ENCRYPTED FILE-----")}, "-")
+	const want, hint = "the invite is encrypted, and has more than this line", "save it in a FILE: doorward accept FILE"
+	if err == nil || err.Error() != want || hintOf(err) != hint {
+		t.Errorf("%v, %q; want %q, %q", err, hintOf(err), want, hint)
+	}
+}
+
+// What a knock learns of a gateway goes into the profile as it is then: what somebody has
+// changed in it meanwhile stays, and one that was removed does not come back.
+func TestLearnChangesNothingElse(t *testing.T) {
+	v, _ := enrolled(t)
+	in := profile.Directory(filepath.Join(v.home, "profiles"))
+	e := &env{stderr: io.Discard, profiles: in}
+	ports := func(n uint16) client.Result {
+		return client.Result{Answers: []client.Answer{{Answer: seal.Answer{Ports: []seal.Port{{First: n, Last: n}}}}}}
+	}
+	p, err := loadPassage(e, "gate", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited, err := in.Load("gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited.Doors, edited.Ports = []string{"ssh", "web"}, map[string][]string{"web": {"443/tcp"}}
+	if err := in.Save(edited, true); err != nil {
+		t.Fatal(err)
+	}
+	p.learn(ports(2222))
+	edited.Ports["ssh"] = []string{"2222/tcp"}
+	if got, err := in.Load("gate"); err != nil || !reflect.DeepEqual(got, edited) {
+		t.Errorf("%+v, %v; want %+v", got, err, edited)
+	}
+	anew := edited
+	anew.Gateway.Profile[0]++
+	if err := in.Save(anew, true); err != nil {
+		t.Fatal(err)
+	}
+	p.learn(ports(23))
+	if got, err := in.Load("gate"); err != nil || !reflect.DeepEqual(got, anew) {
+		t.Errorf("one that was made anew: %+v, %v; want %+v", got, err, anew)
+	}
+	if err := in.Remove("gate"); err != nil {
+		t.Fatal(err)
+	}
+	p.learn(ports(24))
+	if got, err := in.Load("gate"); !errors.Is(err, profile.ErrNone) {
+		t.Errorf("one that was removed: %+v, %v", got, err)
 	}
 }

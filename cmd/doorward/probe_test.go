@@ -81,22 +81,22 @@ func TestProbe(t *testing.T) {
 	skip := func(s string) string { return strings.Fields(s)[0] + " skipped" }
 	fail := func(s string) string { return strings.Fields(s)[0] + " failed" }
 	for name, tt := range map[string]struct {
-		door   watchedDoor
+		door   *watchedDoor
 		refuse seal.Action // by the gateway
 		code   int
 		want   []string
 		said   string
 		closed bool // asked for
 	}{
-		"all is well":             {watchedDoor{now: "silent", open: "accepts", after: "silent"}, 0, 0, []string{before, knock, open, end, after}, "is silent at 127.0.0.1", true},
-		"never dark":              {watchedDoor{now: "accepts"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "accepts connections at 127.0.0.1; if nobody", false},
-		"refuses, and so answers": {watchedDoor{now: "refuses"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "refuses connections at 127.0.0.1, and is not silent", false},
-		"no way there":            {watchedDoor{now: "unreachable"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "127.0.0.1 cannot be reached: no route to host", false},
-		"a knock that is refused": {watchedDoor{now: "silent"}, seal.Open, 6, []string{before, fail(knock), skip(open), skip(end), skip(after)}, "cannot open the door now", false},
-		"does not open":           {watchedDoor{now: "silent", open: "silent", after: "silent"}, 0, 7, []string{before, knock, fail(open), end, skip(after)}, "did not open within 100ms: 127.0.0.1 does not answer", true},
-		"does not close":          {watchedDoor{now: "silent", open: "accepts", after: "accepts"}, seal.Close, 6, []string{before, knock, open, fail(end), skip(after)}, "cannot open the door now", true},
-		"is not dark after":       {watchedDoor{now: "silent", open: "accepts", after: "accepts"}, 0, 1, []string{before, knock, open, end, fail(after)}, "accepts connections at 127.0.0.1", true},
-		"refuses after":           {watchedDoor{now: "silent", open: "accepts", after: "refuses"}, 0, 1, []string{before, knock, open, end, fail(after)}, "refuses connections at 127.0.0.1, and", true},
+		"all is well":             {&watchedDoor{now: "silent", open: "accepts", after: "silent"}, 0, 0, []string{before, knock, open, end, after}, "is silent at 127.0.0.1", true},
+		"never dark":              {&watchedDoor{now: "accepts"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "accepts connections at 127.0.0.1; if nobody", false},
+		"refuses, and so answers": {&watchedDoor{now: "refuses"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "refuses connections at 127.0.0.1, and is not silent", false},
+		"no way there":            {&watchedDoor{now: "unreachable"}, 0, 1, []string{fail(before), skip(knock), skip(open), skip(end), skip(after)}, "127.0.0.1 cannot be reached: no route to host", false},
+		"a knock that is refused": {&watchedDoor{now: "silent"}, seal.Open, 6, []string{before, fail(knock), skip(open), skip(end), skip(after)}, "cannot open the door now", false},
+		"does not open":           {&watchedDoor{now: "silent", open: "silent", after: "silent"}, 0, 7, []string{before, knock, fail(open), end, skip(after)}, "did not open within 100ms: 127.0.0.1 does not answer", true},
+		"does not close":          {&watchedDoor{now: "silent", open: "accepts", after: "accepts"}, seal.Close, 6, []string{before, knock, open, fail(end), skip(after)}, "cannot open the door now", true},
+		"is not dark after":       {&watchedDoor{now: "silent", open: "accepts", after: "accepts"}, 0, 1, []string{before, knock, open, end, fail(after)}, "accepts connections at 127.0.0.1", true},
+		"refuses after":           {&watchedDoor{now: "silent", open: "accepts", after: "refuses"}, 0, 1, []string{before, knock, open, end, fail(after)}, "refuses connections at 127.0.0.1, and", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, _ := enrolled(t)
@@ -109,7 +109,7 @@ func TestProbe(t *testing.T) {
 				tt.door.set(map[seal.Action]string{seal.Open: tt.door.open, seal.Close: tt.door.after}[k.Request.Action])
 				return v.gateway.Open(k)
 			})
-			code, failed, states, messages, _ := v.probed(&tt.door)
+			code, failed, states, messages, _ := v.probed(tt.door)
 			if code != tt.code || !strings.Contains(messages, tt.said) {
 				t.Errorf("status %d, want %d; said\n%swant %q", code, tt.code, messages, tt.said)
 			}
