@@ -33,6 +33,9 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 // Digest is the text itself.
 func (Kind) Digest(_ knock.File, text []byte) (any, error) { return string(text), nil }
 
+// Identity is the name itself.
+func (Kind) Identity(by string) string { return by }
+
 type kept struct {
 	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order

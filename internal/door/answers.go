@@ -257,7 +257,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		out = d.startAgain(now)
 	}
 	for i, w := range d.waiting {
-		if w.source == r.source && w.claimant == r.claimant {
+		if w.source == r.source && w.knock == r.knock && d.grants.parties.same(w.by, r.by) {
 			d.waiting[i] = r
 			return out
 		}
@@ -307,6 +307,9 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	}
 	drawnOut := has && r.by == byPresence
 	again := drawnOut && d.grants.claimOf(d.grants.claims(n), byPresence) >= 0
+	if was, other := d.under(r.source, r.by); other {
+		out = append(out, DropClaim{r.source, was})
+	}
 	end := d.claim(now, r.source, r.claimant, until)
 	if drawnOut {
 		// Presence extends a grant to everybody every few seconds: that is no news, and
@@ -319,6 +322,22 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	}
 	return append(out, Give{r.source, end}, KeepClaim{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until))
+}
+
+// under returns the name in which somebody has a claim to a source's grant, if that is
+// another one of theirs: as when their certificate was renewed.
+func (d *Door) under(source netip.Prefix, by string) (was string, other bool) {
+	n, has := d.grants.find(source)
+	if !has {
+		return "", false
+	}
+	claims := d.grants.claims(n)
+	i := d.grants.claimOf(claims, by)
+	if i < 0 {
+		return "", false
+	}
+	was = d.grants.parties.at(claims[i].by).by
+	return was, was != by
 }
 
 // claim adds a claim that was made at since, and returns when the grant now ends.

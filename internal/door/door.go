@@ -113,7 +113,7 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	d := &Door{
 		saved:     saved,
 		fresh:     fresh,
-		grants:    newGrantTable(now),
+		grants:    newGrantTable(now, rules.Who),
 		penalties: newPenalties(now),
 	}
 	d.Configure(rules)

@@ -60,6 +60,12 @@ func (r clubRule) Shares(other knock.Rule) error {
 
 func (club) Digest(_ knock.File, text []byte) (any, error) { return text, nil }
 
+// Identity is the member, who may have several cards: "alice@old", "alice@new".
+func (club) Identity(by string) string {
+	member, _, _ := strings.Cut(by, "@")
+	return member
+}
+
 type clubKept struct {
 	knock.Kept
 	rules   []knock.Use
@@ -144,7 +150,7 @@ func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 	words := strings.Fields(string(h.Said.(clubSaid)))
 	v := knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, By: words[len(words)-1], Path: h.Path,
 		Reason: "is a member", Right: true, First: slices.Contains(words, "first")}
-	v.Close, v.Only = slices.Contains(words, "close"), slices.Contains(words, "only")
+	v.Close, v.Only, v.Extend = slices.Contains(words, "close"), slices.Contains(words, "only"), slices.Contains(words, "extend")
 	if v.First {
 		v.Marks = []knock.Mark{{Key: v.By, Value: []byte("seen")}}
 	}

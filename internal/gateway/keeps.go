@@ -22,6 +22,7 @@ type keep struct {
 	kind     string
 	of       knock.Kept
 	digest   func(knock.File, []byte) (any, error)
+	identity func(by string) string
 	warnings []string             // about the rules in use
 	files    map[string]*keepFile // that it goes by, by path
 }
@@ -39,7 +40,8 @@ func (g *Gateway) makeKeeps(all []store.Mark) (ofDoors []store.Mark) {
 	}
 	for _, kind := range kinds.All {
 		if k, ok := kind.(knock.Keeper); ok {
-			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest, files: make(map[string]*keepFile)})
+			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest,
+				identity: k.Identity, files: make(map[string]*keepFile)})
 		}
 	}
 	return ofDoors
@@ -104,6 +106,17 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 func (k *keep) banned(door, party string) bool {
 	by, ours := whoOf(k.kind, party)
 	return ours && !k.of.Stands(door, by)
+}
+
+// whoIs is who somebody is, by a name that grants and records have. It is the one place
+// that says whether two names are one visitor's.
+func (g *Gateway) whoIs(name string) string {
+	for _, k := range g.keeps {
+		if by, ours := whoOf(k.kind, name); ours {
+			return party(k.kind, k.identity(by))
+		}
+	}
+	return name
 }
 
 // party is who knocked, as grants and records have it.

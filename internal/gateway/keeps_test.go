@@ -216,6 +216,44 @@ func TestCloseAndOnly(t *testing.T) {
 	})
 }
 
+// Somebody with several names, as with certificates that are renewed, is one visitor: what
+// one name has earned is extended, moved, closed and counted as theirs in another, also
+// after a restart, and the trail tells the names apart.
+func TestOneVisitorHasSeveralNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		c := openClub(t, m, clubDoors)
+		c.members("alice@old alice@new bob", nil)
+		c.says(visitor, "web open alice@old")
+		c.says(visitor, "web open bob")
+		want(t, "answer to an extension", c.says(visitor, "web extend alice@new"), "web: open for 30s")
+		want(t, "at web", c.in("web"), "192.0.2.2 club alice@new+club bob")
+		want(t, "answer from elsewhere", c.says(neighbour, "web only alice@old"), "web: open for 30s")
+		want(t, "at web", c.in("web"), "192.0.2.2 club bob, 192.0.2.9 club alice@old")
+		c.again()
+		want(t, "at web after a restart", c.in("web"), "192.0.2.2 club bob, 192.0.2.9 club alice@old")
+		want(t, "answer", c.says(neighbour, "web close alice@new"), "web: closed")
+		want(t, "at web in the end", c.in("web"), "192.0.2.2 club bob")
+		c.again()
+		want(t, "at web after another restart", c.in("web"), "192.0.2.2 club bob")
+		want(t, "ends", c.events(audit.EventRevoked), []string{
+			"192.0.2.2 club alice@new: a knock from 192.0.2.9 takes its place", "192.0.2.9 club alice@old: is a member"})
+	})
+}
+
+// A file that takes the right from one name of somebody's leaves them what they have
+// earned in another.
+func TestANameOfSomebodysEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := openClub(t, newMachine(), clubDoors)
+		c.members("alice@old alice@new", nil)
+		c.says(visitor, "web open alice@old")
+		c.says(neighbour, "web open alice@new")
+		c.members("alice@new", nil)
+		want(t, "at web", c.in("web"), "192.0.2.9 club alice@new")
+	})
+}
+
 // A right knock that the door ignores is answered with the reason, where the source is
 // proven, and is not heard as another kind's would be.
 func TestWhyARightKnockOpensNothing(t *testing.T) {

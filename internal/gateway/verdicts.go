@@ -90,7 +90,7 @@ func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
-	if v.Alarm && d.gw.alarms.due(v.Time, of.By) {
+	if v.Alarm && d.gw.alarms.due(v.Time, d.gw.whoIs(of.By)) {
 		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason})
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
@@ -192,7 +192,7 @@ func (g *Gateway) banned(door, party string) bool {
 }
 
 // alarms limits how often the same visitor raises one.
-type alarms map[string]time.Time // when they did last
+type alarms map[string]time.Time // when they did last, by who they are
 
 // Whoever can raise an alarm can raise many.
 const (

@@ -17,6 +17,11 @@ type Keeper interface {
 	// Digest makes of a file's text what Feed is given, or says why it cannot be used. It
 	// may take long, and any goroutine may call it.
 	Digest(f File, text []byte) (any, error)
+	// Identity returns who it is that knocked in a name (Verdict.By). One visitor may have
+	// several names, as with certificates that are renewed; their grants are one's: a knock
+	// in one name closes, extends and moves what was earned in another. It depends on the name
+	// alone, and any goroutine may call it.
+	Identity(by string) string
 }
 
 // Kept is what all knocks of a Keeper have in common. It lives as long as the daemon, and

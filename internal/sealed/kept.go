@@ -191,3 +191,7 @@ func (k *kept) Stands(door, by string) bool {
 	}
 	return !knocks
 }
+
+// Identity is that of a key, a machine or a code, whatever name goes with it: a
+// certificate's is the one of the key that it is for.
+func (Kind) Identity(by string) string { return credential.ID(by) }
