@@ -124,7 +124,7 @@ func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Ch
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
 // Stands says whether a name has a word.
-func (k *kept) Stands(_, by string) bool {
+func (k *kept) Stands(_ time.Time, _, by string) bool {
 	if strings.HasPrefix(by, "number ") {
 		return true
 	}

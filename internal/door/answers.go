@@ -291,6 +291,9 @@ func (d *Door) opened(now time.Time) []Effect {
 
 // give makes or refreshes a claim to a source's grant.
 func (d *Door) give(now time.Time, r request) []Effect {
+	if !r.latest.IsZero() && !now.Before(r.latest) {
+		return []Effect{d.record(now, audit.EventRefused, SourceString(r.source), r.by, "its time was up before the grant could be given", time.Time{})}
+	}
 	if r.by != byPresence {
 		d.saved.LastSeen = now // somebody is on their way in
 		d.saved.ForAll = d.saved.ForAll || r.length == 0
@@ -298,6 +301,9 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	until := now.Add(r.length)
 	if r.length == 0 {
 		until, _ = d.darkAt() // never false: Configure leaves no such request otherwise
+	}
+	if !r.latest.IsZero() && until.After(r.latest) {
+		until = r.latest
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	n, has := d.grants.find(r.source)

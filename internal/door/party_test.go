@@ -149,3 +149,20 @@ func TestOneVisitorWaitsUnderTwoNames(t *testing.T) {
 		t.Errorf("a wrong knock in one name leaves what a right one in the other has earned: %v", effects)
 	}
 }
+
+// A grant that is not to last beyond a moment does not, however late the service runs, and
+// is not given after it.
+func TestAGrantThatIsGivenLate(t *testing.T) {
+	s := newScene(t, ssh)
+	for source, latest := range map[netip.Prefix]time.Duration{visitor: 90 * time.Second, other: 30 * time.Second} {
+		s.door.Knock(s.now, Knock{Name: "sealed", Source: source, By: "sealed alice", Reason: "right", For: time.Minute, Latest: s.now.Add(latest)})
+	}
+	s.at(time.Minute)
+	effects := s.door.Runs(s.now)
+	if got := s.door.GrantEnd(s.now, visitor).Sub(s.now); got != 30*time.Second {
+		t.Errorf("a grant that ends in 30 s at the latest lasts %v: %v", got, effects)
+	}
+	if n := s.door.Granted(); n != 1 {
+		t.Errorf("%d grants were given, want 1: the time of the other was up", n)
+	}
+}

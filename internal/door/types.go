@@ -90,6 +90,7 @@ type Knock struct {
 	Source netip.Prefix  // Any: the door opens to everybody until it goes dark
 	By     string        // the kind of knock: "touch"
 	For    time.Duration // how long the grant lasts; 0: as the rules say
+	Latest time.Time     // when it ends at the latest, however late it is given; zero: that is not bounded
 	Reason string
 }
 

@@ -103,7 +103,7 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	}
 	return c
 }
-func (k *clubKept) Stands(_, by string) bool {
+func (k *clubKept) Stands(_ time.Time, _, by string) bool {
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true

@@ -103,9 +103,9 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 
 // banned says whether somebody, as grants and records have them, may not knock at a door
 // any more.
-func (k *keep) banned(door, party string) bool {
+func (k *keep) banned(now time.Time, door, party string) bool {
 	by, ours := whoOf(k.kind, party)
-	return ours && !k.of.Stands(door, by)
+	return ours && !k.of.Stands(now, door, by)
 }
 
 // whoIs is who somebody is, by a name that grants and records have. It is the one place
@@ -146,7 +146,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	}
 	end := &partyEnd{of: door.Withdrawal{Reason: endReason(by)}, by: by, then: done}
 	if c.Recheck {
-		end.whose = g.strangers(k)
+		end.whose = g.strangers(now, k)
 	}
 	if c.Cut != nil {
 		end.cut = func(party string) bool { by, ours := whoOf(k.kind, party); return ours && c.Cut(by) }

@@ -45,6 +45,9 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
 	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
+	if v.AtMost > 0 {
+		right.Latest = v.Time.Add(v.AtMost) // a service may take minutes to start
+	}
 	d.note(right, v)
 	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
 		d.knockFirst(right, marks, v)
@@ -115,7 +118,7 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
-	if d.gw.banned(d.name(), k.By) {
+	if d.gw.banned(now, d.name(), k.By) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
@@ -182,9 +185,9 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 
 // banned says whether somebody may not knock at a door any more: that may have become so
 // while their knock was on its way.
-func (g *Gateway) banned(door, party string) bool {
+func (g *Gateway) banned(now time.Time, door, party string) bool {
 	for _, k := range g.keeps {
-		if k.banned(door, party) {
+		if k.banned(now, door, party) {
 			return true
 		}
 	}

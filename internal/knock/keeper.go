@@ -49,7 +49,7 @@ type Kept interface {
 	// Stands says whether who knocked under that name (Verdict.By) may still have what that
 	// led to at a door. It is asked of all who have a grant from before a restart, when every file
 	// was fed once. Where that is not known, they may.
-	Stands(door, by string) bool
+	Stands(now time.Time, door, by string) bool
 	// Order carries out an order of an operator's, whose name is for the trail. The reply
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.

@@ -147,7 +147,7 @@ func (c *call) deny(a KeyArgs, into map[string]string, kind, done string) (reply
 	}
 	who := strings.TrimSpace(e.Name + " " + e.ID)
 	if c.Recheck = true; a.Now {
-		c.Cut = func(by string) bool { return credential.ID(by) == e.ID }
+		c.Cut = func(by string) bool { return credential.DependsOn(by, e.ID) }
 	}
 	switch by := into[e.ID]; {
 	case by != "" && a.Now:

@@ -72,9 +72,6 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
 		}
 	}
-	if authority, ok := who.party.Authority(); ok {
-		r.kept.issuers.note(who.party.ID, authority)
-	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
 	}
