@@ -32,8 +32,12 @@ func (club) Read(t *tables.Table) knock.Rule {
 	return clubRule{port: p, members: members}
 }
 func (club) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
-	k := &clubKept{locked: make(map[string]bool), members: make(map[string][]string)}
+	k := &clubKept{locked: make(map[string]bool), used: make(map[string]bool), members: make(map[string][]string)}
 	for _, m := range marks {
+		if strings.HasPrefix(m.Key, "ticket") {
+			k.used[m.Key] = true
+			continue
+		}
 		k.locked[m.Key] = true
 	}
 	return k
@@ -70,6 +74,7 @@ type clubKept struct {
 	knock.Kept
 	rules   []knock.Use
 	locked  map[string]bool
+	used    map[string]bool // tickets
 	members map[string][]string
 	fed     []string // what it was told of files
 }
@@ -113,7 +118,15 @@ func (k *clubKept) Stands(_ time.Time, _, by string) bool {
 }
 func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (c knock.Change, _ json.RawMessage, err error) {
 	var of struct{ Name string }
-	if json.Unmarshal(args, &of); order != "lock" {
+	if json.Unmarshal(args, &of); order == "unlock" {
+		k.locked[of.Name] = false
+		return knock.Change{Marks: []knock.Mark{{Key: of.Name}}, Notes: []knock.Note{{Event: knock.NoteKeys, Detail: of.Name + " is let in again"}},
+			Undo: func() []knock.Mark {
+				k.locked[of.Name] = true
+				return []knock.Mark{{Key: of.Name, Value: []byte("locked")}}
+			}}, json.RawMessage(`{"locked":false}`), nil
+	}
+	if order != "lock" {
 		return c, nil, &knock.OrderError{Message: "the club knows no " + order, Hint: "lock", Usage: true}
 	}
 	if of.Name == "" {
@@ -153,6 +166,16 @@ func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 	v.Close, v.Only, v.Extend = slices.Contains(words, "close"), slices.Contains(words, "only"), slices.Contains(words, "extend")
 	if v.First {
 		v.Marks = []knock.Mark{{Key: v.By, Value: []byte("seen")}}
+	}
+	if strings.HasPrefix(words[1], "ticket") { // which counts once
+		if v.Right = !r.kept.used[words[1]]; v.Right {
+			r.kept.used[words[1]] = true
+			v.Marks, v.First = []knock.Mark{{Key: words[1], Value: []byte("used"), Common: true}}, true
+			v.Undo = func() []knock.Mark {
+				r.kept.used[words[1]] = false
+				return []knock.Mark{{Key: words[1], Common: true}}
+			}
+		}
 	}
 	if r.kept.locked[v.By] {
 		v.Right, v.Alarm, v.Reason = false, true, "is locked out"

@@ -131,7 +131,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	defer func() { g.callers.now = control.Caller{} }()
 	var unsaved error
 	for _, m := range c.Marks {
-		if err := g.changes.mark(storedMark("", k.kind, m)); err != nil {
+		if err := g.changes.markByOrder(storedMark("", k.kind, m)); err != nil {
 			unsaved = err
 			g.log.Error("cannot save what a kind of knock is to remember; a restart would forget it", "kind", k.kind, "err", err)
 		}

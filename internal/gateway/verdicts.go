@@ -39,7 +39,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
-	marks := d.marks(k, v)
+	marks := d.marks(k.conf.Kind, v.Marks)
 	for _, m := range marks {
 		d.gw.marks.keep(m)
 	}
@@ -48,8 +48,16 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if v.AtMost > 0 {
 		right.Latest = v.Time.Add(v.AtMost) // a service may take minutes to start
 	}
+	var cannot knock.Refusal
+	if v.Right && !v.Close && k.kept {
+		cannot = d.cannot(right, v)
+	}
+	if cannot != "" && v.Undo != nil {
+		v.Undo() // nothing of it is on its way to the disk
+		marks, v.Notes = nil, nil
+	}
 	d.note(right, v)
-	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
+	if v.Right && v.First && !v.Close && cannot == "" {
 		d.knockFirst(right, marks, v)
 		return
 	}
@@ -57,8 +65,8 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	switch {
 	case v.Right && v.Close:
 		d.closes(v.Time, right, v)
-	case v.Right && k.kept && d.ignores(right) != "":
-		d.refuseRight(v.Time, right, d.ignores(right), v)
+	case cannot != "":
+		d.refuseRight(v.Time, right, cannot, v)
 	case v.Right:
 		d.opens(v.Time, right, v)
 	default:
@@ -139,6 +147,19 @@ func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.tellLater(v, k, of)
 }
 
+// cannot says why nothing can come of a right knock, "" when that is not known: the door
+// ignores it, or the fence cannot be changed. The latter may be over in a moment, so it is a
+// reason only where a knock would use something up for nothing.
+func (d *guarded) cannot(k door.Knock, v knock.Verdict) knock.Refusal {
+	if why := d.ignores(k); why != "" {
+		return why
+	}
+	if v.Undo != nil && d.gw.fenceProblem != "" {
+		return knock.RefusedKernel
+	}
+	return ""
+}
+
 // ignores says why the door ignores a right knock, "" when it does not.
 func (d *guarded) ignores(k door.Knock) knock.Refusal {
 	switch {
@@ -159,6 +180,7 @@ var whyRefused = map[knock.Refusal]string{
 	knock.RefusedPenalty:  "the source is penalised at the door",
 	knock.RefusedNothing:  "there is no grant to extend",
 	knock.RefusedEnded:    "who sent it may not knock any more",
+	knock.RefusedKernel:   "the fence cannot be changed, which doorward status explains",
 }
 
 // refuseRight records a right knock that opens nothing, and tells the visitor why.

@@ -106,7 +106,12 @@ type Change struct {
 	Recheck bool
 	// Cut says of a name (Verdict.By) whether the connections that its grants let in end,
 	// too, be these grants over or not; nil for nobody's. It may be called from anywhere.
-	Cut   func(by string) bool
+	Cut func(by string) bool
+	// Undo takes back an order's change that cannot be saved, and returns the marks that say
+	// so, in case that Marks reach the disk all the same. It is called on the goroutine that
+	// Order is called on. With nil the change stays in force, and is saved when the disk
+	// takes it: one that takes a right from somebody, so that they do not have it meanwhile.
+	Undo  func() []Mark
 	Notes []Note // for the audit trail
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
