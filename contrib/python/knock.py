@@ -44,6 +44,7 @@ REASONS = {
     128: "the gateway does not accept this key", 129: "there is no such door",
     130: "the code was used before", 131: "there is nothing to extend",
     132: "the door cannot be opened now", 133: "its service did not start", 134: "the key is too long to be enrolled",
+    135: "the code is used now, and the door could not be opened",
 }
 STATUS = {1: "open", 2: "starting", 3: "taken back", 4: "refused"}
 

@@ -33,8 +33,13 @@ func (club) Read(t *tables.Table) knock.Rule {
 	return clubRule{port: p, members: members}
 }
 func (club) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
-	k := &clubKept{locked: make(map[string]bool), spent: make(map[string]bool), members: make(map[string][]string), used: make(map[string]bool)}
+	k := &clubKept{locked: make(map[string]bool), spent: make(map[string]bool), tickets: make(map[string]bool),
+		members: make(map[string][]string), used: make(map[string]bool)}
 	for _, m := range marks {
+		if strings.HasPrefix(m.Key, "ticket") {
+			k.tickets[m.Key] = true
+			continue
+		}
 		if name, code := strings.CutPrefix(m.Key, codeMark); code {
 			k.spent[name] = true
 			continue
@@ -65,11 +70,18 @@ func (r clubRule) Shares(other knock.Rule) error {
 
 func (club) Digest(_ knock.File, text []byte) (any, error) { return text, nil }
 
+// Identity is the member, who may have several cards: "alice@old", "alice@new".
+func (club) Identity(by string) string {
+	member, _, _ := strings.Cut(by, "@")
+	return member
+}
+
 type clubKept struct {
 	knock.Kept
 	rules     []knock.Use
 	locked    map[string]bool
 	spent     map[string]bool // codes
+	tickets   map[string]bool // that were used
 	members   map[string][]string
 	used      map[string]bool                                     // numbers
 	readAloud []string                                            // what it was told of files
@@ -108,7 +120,7 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	}
 	return c
 }
-func (k *clubKept) Stands(_, by string) bool {
+func (k *clubKept) Stands(_ time.Time, _, by string) bool {
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true
@@ -118,7 +130,15 @@ func (k *clubKept) Stands(_, by string) bool {
 }
 func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (c knock.Change, _ json.RawMessage, err error) {
 	var of struct{ Name string }
-	if json.Unmarshal(args, &of); order != "lock" {
+	if json.Unmarshal(args, &of); order == "unlock" {
+		k.locked[of.Name] = false
+		return knock.Change{Marks: []knock.Mark{{Key: of.Name}}, Notes: []knock.Note{{Event: knock.NoteKeys, Detail: of.Name + " is let in again"}},
+			Undo: func() []knock.Mark {
+				k.locked[of.Name] = true
+				return []knock.Mark{{Key: of.Name, Value: []byte("locked")}}
+			}}, json.RawMessage(`{"locked":false}`), nil
+	}
+	if order != "lock" {
 		return c, nil, &knock.OrderError{Message: "the club knows no " + order, Hint: "lock", Usage: true}
 	}
 	if of.Name == "" {
@@ -155,7 +175,7 @@ func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 	words := strings.Fields(string(h.Said.(clubSaid)))
 	v := knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, By: words[len(words)-1], Path: h.Path,
 		Reason: "is a member", Right: true, First: slices.Contains(words, "first")}
-	v.Close, v.Only = slices.Contains(words, "close"), slices.Contains(words, "only")
+	v.Close, v.Only, v.Extend = slices.Contains(words, "close"), slices.Contains(words, "only"), slices.Contains(words, "extend")
 	if slices.Contains(words, "briefly") {
 		v.AtMost = briefTime
 	}
@@ -167,6 +187,16 @@ func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 			return nil
 		}
 		r.kept.used[words[n]] = true
+	}
+	if strings.HasPrefix(words[1], "ticket") { // which counts once
+		if v.Right = !r.kept.tickets[words[1]]; v.Right {
+			r.kept.tickets[words[1]] = true
+			v.Marks, v.First = []knock.Mark{{Key: words[1], Value: []byte("used"), Common: true}}, true
+			v.Undo = func() []knock.Mark {
+				r.kept.tickets[words[1]] = false
+				return []knock.Mark{{Key: words[1], Common: true}}
+			}
+		}
 	}
 	switch {
 	case r.kept.locked[v.By]:
@@ -196,7 +226,10 @@ func (r *clubRecogniser) spend(v *knock.Verdict) {
 	r.kept.spent[v.By] = true
 	v.First, v.Marks = true, []knock.Mark{{Key: codeMark + v.By, Value: []byte("seen"), Common: true}}
 	by := v.By
-	v.Unsaved = func() { delete(r.kept.spent, by) }
+	v.Undo = func() []knock.Mark {
+		delete(r.kept.spent, by)
+		return []knock.Mark{{Key: codeMark + by, Common: true}}
+	}
 }
 
 // inWords returns an outcome in words.

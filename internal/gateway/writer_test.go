@@ -321,7 +321,7 @@ func TestTheKindLearnsWhatIsUnsaved(t *testing.T) {
 			m.do(func() { m.full = full })
 			r.post(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(visitor), By: "sealed", Reason: "right"}, []store.Mark{mark},
-					knock.Verdict{Right: true, Unsaved: func() { unsaved++ }})
+					knock.Verdict{Right: true, Undo: func() []knock.Mark { unsaved++; return nil }})
 			})
 			time.Sleep(slowDisk)
 			synctest.Wait()

@@ -147,7 +147,7 @@ func (c *call) deny(a KeyArgs, into map[string]string, kind, done string) (reply
 	}
 	who := strings.TrimSpace(e.Name + " " + e.ID)
 	if c.Recheck = true; a.Now {
-		c.Cut = func(by string) bool { return credential.ID(by) == e.ID }
+		c.Cut = func(by string) bool { return credential.DependsOn(by, e.ID) }
 	}
 	switch by := into[e.ID]; {
 	case by != "" && a.Now:
@@ -171,8 +171,13 @@ func (c *call) allow(a KeyArgs, from map[string]string, kind, not, done string) 
 	if from[e.ID] == "" {
 		return reply, wrong("doorward keys list", "%q is not %s", a.Key, not)
 	}
+	was := from[e.ID]
 	delete(from, e.ID)
 	c.Marks = append(c.Marks, forget(kind, e.ID))
+	c.undo = append(c.undo, func() knock.Mark {
+		from[e.ID] = was
+		return knock.Mark{Key: kind + e.ID, Value: []byte(was), Common: true}
+	})
 	who := strings.TrimSpace(e.Name + " " + e.ID)
 	c.note("%s %s", done, who)
 	return Done{done + " " + who}, nil

@@ -32,6 +32,7 @@ type call struct {
 	who  string
 	args json.RawMessage
 	knock.Change
+	undo []func() knock.Mark // what gives somebody a right, taken back
 }
 
 // Order carries out an operator's order.
@@ -71,6 +72,15 @@ func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (kn
 	}
 	if len(c.Marks) > 0 {
 		k.publish(now)
+	}
+	if len(c.undo) > 0 {
+		c.Undo = func() (marks []knock.Mark) {
+			for _, back := range c.undo {
+				marks = append(marks, back())
+			}
+			k.publish(now)
+			return marks
+		}
 	}
 	return c.Change, text, nil
 }
@@ -181,8 +191,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, err
 	}
 	made.Hash = credential.HashCode([16]byte(reply.Code))
-	c.kept.ledger.invites[hex.EncodeToString(made.Hash[:])] = made
-	c.Marks = append(c.Marks, made.mark(inviteMark))
+	c.keep(c.kept.ledger.invites, made, inviteMark)
 	c.note("made the invite %s for %s, until %s", made.short(), name, made.Expires.UTC().Format(time.RFC3339))
 	return reply, nil
 }
@@ -192,6 +201,17 @@ func (id *identity) invite(u knock.Use, expires time.Time) Invite {
 	r := rule(u.Rule)
 	return Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
 		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: expires}
+}
+
+// keep adds a code to those of its kind.
+func (c *call) keep(codes map[string]*code, made *code, kind string) {
+	hash := hex.EncodeToString(made.Hash[:])
+	codes[hash] = made
+	c.Marks = append(c.Marks, made.mark(kind))
+	c.undo = append(c.undo, func() knock.Mark {
+		delete(codes, hash)
+		return forget(kind, hash)
+	})
 }
 
 // short is what people call a code by.
@@ -236,8 +256,7 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 			return Rescue{}, err
 		}
 		made := &code{Code: credential.Code{Hash: credential.HashCode(secret), Name: "rescue", Options: options}, Made: c.now}
-		l.rescues[hex.EncodeToString(made.Hash[:])] = made
-		c.Marks = append(c.Marks, made.mark(rescueMark))
+		c.keep(l.rescues, made, rescueMark)
 		reply.Codes = append(reply.Codes, seal.FormatCode(secret))
 	}
 	c.note("made %d rescue codes", a.Count)
@@ -284,7 +303,15 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}
 	for _, k := range list {
+		id := k.Fingerprint.String()
+		before, had := l.keys[id]
 		c.Marks = append(c.Marks, l.enrol(k))
+		c.undo = append([]func() knock.Mark{func() knock.Mark { // the last first, should one be there twice
+			if had && l.revoked[id] == "" {
+				return l.enrol(before)
+			}
+			return l.expel(id)
+		}}, c.undo...)
 	}
 	c.Recheck = true // options may have become narrower
 	c.note("added %s", strings.Join(names, ", "))

@@ -34,6 +34,7 @@ type verdict struct {
 	used   *handshakes
 	reason seal.Reason // of a refusal
 	left   time.Duration
+	spends bool // a rescue code is used up by it
 }
 
 // Hear judges a request or a single packet.
@@ -71,9 +72,6 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		case !room:
 			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
 		}
-	}
-	if authority, ok := who.party.Authority(); ok {
-		r.kept.issuers.note(who.party.ID, authority)
 	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
@@ -164,7 +162,8 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
-	v.Unsaved = func() { c.use = "" }
+	v.spends = who.enrolled == nil // an invite has enrolled its key, whatever becomes of the door
+	v.Undo = func() []knock.Mark { return v.unspend(c, codes, kind) }
 	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
 	if who.enrolled != nil {
 		id := who.enrolled.Fingerprint.String()
@@ -173,17 +172,26 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		if !had {
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
-		v.Unsaved = func() {
-			if c.use = ""; had {
-				l.enrol(before)
+		v.Undo = func() []knock.Mark {
+			defer r.kept.publish(v.Time)
+			if marks := v.unspend(c, codes, kind); had {
+				return append(marks, l.enrol(before))
 			} else {
-				l.expel(id)
+				return append(marks, l.expel(id))
 			}
-			r.kept.publish(v.Time)
 		}
 		r.kept.publish(v.Time)
 	}
 	return []knock.Verdict{v.Verdict}
+}
+
+// unspend makes a code one that was not used, unless it was withdrawn meanwhile.
+func (v *verdict) unspend(c *code, codes map[string]*code, kind string) []knock.Mark {
+	c.use, v.spends = "", false
+	if codes[hex.EncodeToString(c.Hash[:])] != c {
+		return nil
+	}
+	return []knock.Mark{c.mark(kind)}
 }
 
 // refuse makes it a wrong knock, for a reason that is told and one for operators.
@@ -214,6 +222,8 @@ func (v *verdict) why(r knock.Refusal) seal.Reason {
 	switch {
 	case v.reason != 0:
 		return v.reason
+	case v.spends:
+		return seal.SpentInVain
 	case r == knock.RefusedFailed:
 		return seal.NotStarted
 	case r == knock.RefusedNothing:
