@@ -193,10 +193,15 @@ func (n *entrance) through(ctx context.Context, k turns.Known, port uint16) (net
 	if err != nil {
 		return nil, err
 	}
-	if k.Ways = n.standing(k); len(k.Ways) == 0 {
+	standing := k
+	if standing.Ways = n.standing(k); len(standing.Ways) == 0 {
 		return nil, nil
 	}
-	conn, _ := n.wait(ctx, k, port, min(tryShared, n.timeout))
+	conn, _ := n.wait(ctx, standing, port, min(tryShared, n.timeout))
+	if conn != nil && k.Spent {
+		k.Spent = false
+		n.door.Tell(k)
+	}
 	return conn, nil
 }
 
@@ -244,6 +249,10 @@ func (n *entrance) ask(ctx context.Context, before turns.Known) (k turns.Known, 
 	// A door that should have been open, and was not: the grant was good for one connection.
 	if k.Alone = before.Alone; before.Failed == nil && before.Open(k.At) && k.SameSources(before) {
 		k.Alone = k.At.Add(turns.AloneFor)
+	}
+	// Unless it was taken back, and that does not happen twice in a row.
+	if k.Spent = before.Spent; !k.Spent && k.Alone.After(before.Alone) {
+		k.Alone, k.Spent = before.Alone, true
 	}
 	n.door.Tell(k)
 	return k, nil

@@ -40,8 +40,11 @@ type Known struct {
 	Ways  []Way     `json:"ways"`  // for which it was given
 	// Alone is until when each call is to knock for itself: a grant seems to be good for
 	// one connection only.
-	Alone  time.Time `json:"alone"`
-	Failed *Failure  `json:"failed"` // nil: the call was not in vain
+	Alone time.Time `json:"alone"`
+	// Spent says that the grant before was gone too early, which may be because it was for
+	// one connection.
+	Spent  bool     `json:"spent"`
+	Failed *Failure `json:"failed"` // nil: the call was not in vain
 }
 
 // Way is a way to the gateway, and the source that the grant is for.
