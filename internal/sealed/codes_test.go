@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -104,32 +105,63 @@ func TestAnInviteEnrolsOnce(t *testing.T) {
 	}
 }
 
+// overBoth is one knock with a code over two address families.
+func (s *site) overBoth(q seal.Request, w who) (all []knock.Verdict) {
+	s.t.Helper()
+	from := []netip.Addr{visitor, stranger}
+	first, second := s.begin(from[0]), s.begin(from[1])
+	a, b := first.Transcript(q, w.Credential), second.Transcript(q, w.Credential)
+	c := w.with(seal.Message(a, b))
+	for n, at := range []*seal.Visitor{first, second} {
+		d, err := at.Request(q, c, a, b, false)
+		s.must(err)
+		said, _, ok := s.opens(from[n], d)
+		if !ok {
+			s.t.Fatal("a request was not opened")
+		}
+		all = append(all, s.hear(from[n], said)...)
+	}
+	return all
+}
+
 // One use of a code may be over IPv4 and over IPv6, and no more.
 func TestACodeOverBothFamilies(t *testing.T) {
 	alice := newKey("alice")
 	s := newSite(t)
 	invite := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"})
-	w := alice.invited(invite.Code)
-	v4, v6 := s.begin(visitor), s.begin(stranger)
-	first, second := v4.Transcript(web, w.Credential), v6.Transcript(web, w.Credential)
-	c := w.with(seal.Message(first, second))
-	for n, at := range []*seal.Visitor{v4, v6} {
-		d, err := at.Request(web, c, first, second, false)
-		s.must(err)
-		from := visitor
-		if n == 1 {
-			from = stranger
-		}
-		said, _, ok := s.opens(from, d)
-		if !ok {
-			t.Fatal("a request was not opened")
-		}
-		if all := s.hear(from, said); len(all) != 1 || !all[0].Right {
-			t.Errorf("the invite over family %d: %+v", n+1, all)
-		}
+	all := s.overBoth(web, alice.invited(invite.Code))
+	if len(all) != 2 || !all[0].Right || !all[1].Right {
+		t.Errorf("the invite over both families: %+v", all)
 	}
 	if v := s.asks(web, alice.invited(invite.Code)); v.Right {
 		t.Errorf("the invite once more: %+v", v)
+	}
+}
+
+// A code is as good as new only if no part of its one use is on the disk.
+func TestAUseThatIsSavedInPart(t *testing.T) {
+	for name, unsaved := range map[string][]int{"both": {0, 1}, "both, the second first": {1, 0}, "the first": {0}, "the second": {1}} {
+		t.Run(name, func(t *testing.T) {
+			alice := newKey("alice")
+			s := newSite(t)
+			rescue := s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0])
+			invite := alice.invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code)
+			for _, w := range []who{rescue, invite} {
+				all := s.overBoth(web, w)
+				for _, n := range unsaved {
+					all[n].Unsaved()
+				}
+			}
+			nothing := len(unsaved) == 2
+			if v := s.asks(web, alice.who()); v.Right == nothing {
+				t.Errorf("the key of the invite: right is %t, want %t", v.Right, !nothing)
+			}
+			for what, w := range map[string]who{"rescue code": rescue, "invite": invite} {
+				if v := s.asks(web, w); v.Right != nothing {
+					t.Errorf("the %s again: right is %t, want %t", what, v.Right, nothing)
+				}
+			}
+		})
 	}
 }
 

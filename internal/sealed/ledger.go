@@ -34,6 +34,8 @@ type code struct {
 	Made  time.Time
 	use   string    // the message of the knock that has used it; "" for none
 	since time.Time // when
+	parts int       // of that knock, one for each address family, that are or may still be saved
+	undo  func()    // takes back what the use led to, when none of its parts could be saved
 }
 
 // written is a code as its mark has it.

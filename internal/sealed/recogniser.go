@@ -160,11 +160,10 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
-		c.use, c.since = message, v.Time
+		c.use, c.since, c.undo = message, v.Time, func() {}
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
-	v.Unsaved = func() { c.use = "" }
 	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
 	if who.enrolled != nil {
 		id := who.enrolled.Fingerprint.String()
@@ -173,15 +172,24 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		if !had {
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
-		v.Unsaved = func() {
-			if c.use = ""; had {
-				l.enrol(before)
-			} else {
-				l.expel(id)
+		if c.parts == 0 {
+			c.undo = func() {
+				if had {
+					l.enrol(before)
+				} else {
+					l.expel(id)
+				}
+				r.kept.publish(v.Time)
 			}
-			r.kept.publish(v.Time)
 		}
 		r.kept.publish(v.Time)
+	}
+	c.parts++
+	v.Unsaved = func() {
+		if c.parts--; c.parts == 0 {
+			c.use = ""
+			c.undo()
+		}
 	}
 	return []knock.Verdict{v.Verdict}
 }
