@@ -124,6 +124,19 @@ func (s *site) overBoth(q seal.Request, w who) (all []knock.Verdict) {
 	return all
 }
 
+// An invite to a door enrols a key for no other, whatever its other options say.
+func TestAnInviteIsForItsDoor(t *testing.T) {
+	panel := seal.Request{Action: seal.Open, Door: "panel"}
+	for options, opens := range map[string]bool{"": false, "one-address": false, `command="doors="`: false, `doors="web,panel"`: true, `Doors="panel"`: true} {
+		alice := newKey("alice")
+		s := newSite(t)
+		invite := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice", Door: "web", Options: options})
+		if v := s.asks(panel, alice.invited(invite.Code)); v.Right != opens {
+			t.Errorf("an invite to web with the options %q opens panel: %t, want %t", options, v.Right, opens)
+		}
+	}
+}
+
 // One use of a code may be over IPv4 and over IPv6, and no more.
 func TestACodeOverBothFamilies(t *testing.T) {
 	alice := newKey("alice")
@@ -298,6 +311,10 @@ func TestOrders(t *testing.T) {
 		{OrderInvite, InviteArgs{For: "x", Seconds: 1}, "an invite that lasts 1 seconds: allowed are 60 to 31622400 (366 days)"},
 		{OrderInvite, InviteArgs{For: "x", Seconds: -1}, "an invite that lasts -1 seconds: allowed are 60 to 31622400 (366 days)"},
 		{OrderInvite, InviteArgs{For: "x", Seconds: 1 << 62}, "an invite that lasts 4611686018427387904 seconds: allowed are 60 to 31622400 (366 days)"},
+		{OrderInvite, InviteArgs{For: "x", Options: "command=\"a\nb\""}, "options: there is a line break or a NUL in them: allowed is one line"},
+		{OrderInvite, InviteArgs{For: "x", Options: `command="` + strings.Repeat("x", 600) + `"`}, "the options have 610 bytes: allowed are 512, and fewer with many quotation marks; leave out what only sshd reads"},
+		{OrderInvite, InviteArgs{For: "x", Options: `command="` + strings.Repeat(`\"`, 240) + `"`}, "the options have 490 bytes: allowed are 512, and fewer with many quotation marks; leave out what only sshd reads"},
+		{OrderInvite, InviteArgs{For: "x", Key: alice.id(), Options: "one-address"}, "the key " + alice.id() + " is known already (/keys line 1), and an invite does not change its options: make it without"},
 		{OrderInvite, InviteArgs{For: "x", Door: "cellar"}, `door "cellar" has no sealed knock: allowed are web, panel`},
 		{OrderInvite, InviteArgs{For: "x", Key: "bob"}, `"bob" is no fingerprint: allowed is what ssh-keygen -l prints, "SHA256:" and 43 characters`},
 		{OrderRescue, RescueArgs{}, "0 rescue codes: allowed are 1 to 100"},
