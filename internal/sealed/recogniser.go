@@ -47,7 +47,7 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		return nil
 	}
 	who := s.shown
-	if s.ring != at.ring { // it was verified by what has changed since
+	if who.ok && s.ring != at.ring { // it was verified by what has changed since
 		who = verify(at.ring, s.knock, r.rule)
 	}
 	office := r.kept.opener(r.rule.Port).now.Load()
