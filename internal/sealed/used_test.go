@@ -299,6 +299,24 @@ func TestSinglePacketsNeedOneWay(t *testing.T) {
 	}
 }
 
+// A proof that was wrong stays wrong, whatever has changed since it was opened: whoever has
+// the profile could send many, and the loop would verify them all once more.
+func TestAWrongProofIsNotVerifiedAgain(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t)
+	said, _, ok := s.opens(visitor, s.request(s.begin(visitor), web, alice.who()))
+	if !ok {
+		t.Fatal("a request was not opened")
+	}
+	s.feed(keysFile, alice.line(""))
+	if all := s.hear(visitor, said); len(all) != 1 || all[0].Right || all[0].Code != "credential" {
+		t.Errorf("the key was added while a request with it was on its way: it came to %+v", all)
+	}
+	if v := s.asks(web, alice.who()); !v.Right {
+		t.Errorf("the next request with the key: %+v", v)
+	}
+}
+
 // What was verified by what is no longer in force is verified again.
 func TestAStaleProofIsVerifiedAgain(t *testing.T) {
 	alice := newKey("alice")
