@@ -252,6 +252,7 @@ func mayReplace(e *env, in profile.Directory, name string, v profile.Invite) err
 func profileOf(v profile.Invite, name string) profile.Profile {
 	p := profile.Profile{Name: name, Hosts: v.Hosts, Port: v.Port, Carriers: []string{"udp"}, Suite: seal.Hybrid,
 		Gateway: seal.Peer{Profile: v.Secret, Fingerprint: v.Fingerprint}}
+	p.OneWay, p.AnySource = v.OneWay, v.AnySource
 	if v.TCP {
 		p.Carriers = append(p.Carriers, "tcp")
 	}

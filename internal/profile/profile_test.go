@@ -22,7 +22,9 @@ func TestInvite(t *testing.T) {
 	bound, first := invite, invite
 	bound.Bound, bound.TCP = true, false
 	first.Door = ""
-	for _, want := range []Invite{invite, bound, first} {
+	single, any := invite, invite
+	single.OneWay, any.OneWay, any.AnySource = true, true, true
+	for _, want := range []Invite{invite, bound, first, single, any} {
 		if err := want.Check(); err != nil {
 			t.Fatal(err)
 		}
@@ -56,6 +58,7 @@ func TestBadInvites(t *testing.T) {
 	for name, spoil := range map[string]func(*Invite){
 		"hosts": func(v *Invite) { v.Hosts = nil }, "host": func(v *Invite) { v.Hosts = []string{"-oProxyCommand=x"} },
 		"name": func(v *Invite) { v.Name = "../../x" }, "door": func(v *Invite) { v.Door = "-x" }, "port": func(v *Invite) { v.Port = 0 },
+		"source": func(v *Invite) { v.AnySource = true },
 	} {
 		bad := invite
 		spoil(&bad)

@@ -452,3 +452,32 @@ func TestALockedKeyIsCutOff(t *testing.T) {
 		}
 	}
 }
+
+// An invite for single packets is of a knock that takes them.
+func TestInvitesForSinglePackets(t *testing.T) {
+	s := newSite(t)
+	both, one, any := s.uses[0].Rule.(Rule), s.uses[0].Rule.(Rule), s.uses[0].Rule.(Rule)
+	both.OneWay, one.Port, any.Port, any.AnySource = false, 5001, 5002, true
+	s.use(knock.Use{Door: "web", Rule: both}, knock.Use{Door: "web", Rule: one}, knock.Use{Door: "panel", Rule: any})
+	for _, tt := range []struct {
+		args InviteArgs
+		port uint16
+		any  bool
+	}{
+		{InviteArgs{For: "alice", Door: "web"}, sealedPort, false},
+		{InviteArgs{For: "alice", Door: "web", OneWay: true}, 5001, false},
+		{InviteArgs{For: "alice", OneWay: true}, 5001, false},
+		{InviteArgs{For: "alice", Door: "panel", OneWay: true}, 5002, true},
+		{InviteArgs{For: "alice", Door: "panel"}, 5002, false},
+	} {
+		got := mustOrder[Invite](s, OrderInvite, tt.args)
+		if got.Port != tt.port || got.OneWay != tt.args.OneWay || got.AnySource != tt.any {
+			t.Errorf("%+v: %+v, want port %d, from any source: %v", tt.args, got, tt.port, tt.any)
+		}
+	}
+	s.use(knock.Use{Door: "web", Rule: both})
+	_, err := order[Invite](s, OrderInvite, InviteArgs{For: "alice", OneWay: true})
+	if err == nil || err.Error() != `door "web" takes no single packets` {
+		t.Errorf("at a door that takes none: %v", err)
+	}
+}

@@ -107,14 +107,23 @@ func wrong(hint, format string, args ...any) error {
 	return &knock.OrderError{Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// at returns the first rule of a door, or of any for "".
-func (c *call) at(door string) (knock.Use, error) {
+// at returns the first rule of a door, or of any for "", or the first of those that takes
+// single packets.
+func (c *call) at(door string, oneWay bool) (knock.Use, error) {
 	var doors []string
+	var answers *knock.Use
 	for _, u := range c.kept.uses {
-		if door == "" || u.Door == door {
+		switch is := door == "" || u.Door == door; {
+		case is && (rule(u.Rule).OneWay || !oneWay):
 			return u, nil
+		case is && answers == nil:
+			answers = &u
 		}
 		doors = append(doors, u.Door)
+	}
+	if answers != nil {
+		return knock.Use{}, wrong("one_way = true at the knock in the configuration, and doorward apply; or an invite without --one-way",
+			"door %q takes no single packets", answers.Door)
 	}
 	if len(doors) == 0 {
 		return knock.Use{}, wrong("doorward init --knock sealed --force, which keeps the configuration as it is beside the new one", "no door has a sealed knock")
@@ -123,8 +132,8 @@ func (c *call) at(door string) (knock.Use, error) {
 }
 
 // gate is at, with the gateway's key there.
-func (c *call) gate(door string) (u knock.Use, id *identity, err error) {
-	if u, err = c.at(door); err != nil {
+func (c *call) gate(door string, oneWay bool) (u knock.Use, id *identity, err error) {
+	if u, err = c.at(door, oneWay); err != nil {
 		return u, nil, err
 	}
 	path := rule(u.Rule).Identity
@@ -148,7 +157,7 @@ const (
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
-	u, id, err := c.gate(a.Door)
+	u, id, err := c.gate(a.Door, a.OneWay)
 	if err != nil {
 		return reply, err
 	}
@@ -179,6 +188,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, wrong("", "the options have %d bytes: allowed are %d, and fewer with many quotation marks; leave out what only sshd reads", len(a.Options), mostOptions)
 	}
 	reply = id.invite(u, made.Expires)
+	reply.OneWay, reply.AnySource = a.OneWay, a.OneWay && rule(u.Rule).AnySource
 	if a.Key != "" {
 		f, err := credential.ParseFingerprint(a.Key)
 		if err != nil {
@@ -248,7 +258,7 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 	case len(l.rescues)+a.Count > mostRescues:
 		return reply, wrong("doorward keys withdraw --rescues", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
 	}
-	u, id, err := c.gate(a.Door)
+	u, id, err := c.gate(a.Door, false)
 	if err != nil {
 		return reply, err
 	}
