@@ -58,7 +58,7 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
 	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward, sealed and load")
-	flag.DurationVar(&o.delay, "delay", 0, "of each datagram of fwknopd's and sealed knocks, either way")
+	flag.DurationVar(&o.delay, "delay", 0, "of each datagram of fwknopd's and sealed knocks, either way; only openings are measured then")
 	flag.StringVar(&o.load, "load", "", "of the loads, and of what sealed knocks are measured under, those alone whose names have this in them")
 	flag.IntVar(&o.many, "grants", 1_000_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
@@ -126,7 +126,10 @@ func run(ctx context.Context, o options) error {
 		results = append(results, r)
 	}
 	if len(results) > 0 {
-		print(os.Stdout, results)
+		print(os.Stdout, results, o.delay)
+	}
+	if o.delay > 0 {
+		return nil // what follows has none
 	}
 	if o.only == "" || o.only == "sealed" {
 		if err := runSealed(ctx, o); err != nil {
