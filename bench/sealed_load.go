@@ -4,11 +4,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -50,6 +53,7 @@ func runSealed(ctx context.Context, o options) error {
 	for _, keys := range []int{0, 936, 9_936, 50_000} { // what a file of 4 MiB has room for
 		all = append(all, &strain{name: fmt.Sprintf("%d keys", keys+64), gate: oneCore(seal.Hybrid, keys), runs: o.runs})
 	}
+	all = slices.DeleteFunc(all, func(s *strain) bool { return !strings.Contains(s.name, o.load) })
 	for _, s := range all {
 		fmt.Fprintf(os.Stderr, "measuring sealed knocks: %s ...\n", s.name)
 		if err := s.measure(ctx, o); err != nil {
@@ -106,6 +110,7 @@ func many(by func(*sealed) func(int) prover) func(context.Context, *bench, *stra
 		g, _ := s.gate.(*sealed)
 		ctx, stop := context.WithTimeout(ctx, manyLast)
 		defer stop()
+		before, _, err := usage(g.gate.PID)
 		var opened, lost, next atomic.Uint64
 		var group errgroup.Group
 		for who := range g.people {
@@ -124,9 +129,12 @@ func many(by func(*sealed) func(int) prover) func(context.Context, *bench, *stra
 				})
 			})
 		}
-		err := group.Wait()
-		note := fmt.Sprintf("%.0f a second, %d lost", float64(opened.Load())/manyLast.Seconds(), lost.Load())
-		if err != nil {
+		err = errors.Join(err, group.Wait())
+		after, _, err2 := usage(g.gate.PID)
+		n := opened.Load()
+		note := fmt.Sprintf("%.0f a second, %d lost, %d µs of CPU each", float64(n)/manyLast.Seconds(), lost.Load(),
+			(after-before).Microseconds()/int64(max(n, 1)))
+		if err = errors.Join(err, err2); err != nil {
 			note = err.Error()
 		}
 		return func() string { return note }

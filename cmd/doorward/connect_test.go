@@ -211,15 +211,14 @@ func TestConnectSharesFailure(t *testing.T) {
 	before, began := v.knocks(), make(chan bool, 8)
 	var mu sync.Mutex
 	at := v.now
-	clock := func(e *env) {
-		e.now = func() time.Time { // later each time
-			mu.Lock()
-			defer mu.Unlock()
-			at = at.Add(time.Millisecond)
-			began <- true
-			return at
-		}
+	later := func() time.Time { // each time
+		mu.Lock()
+		defer mu.Unlock()
+		at = at.Add(time.Millisecond)
+		began <- true
+		return at
 	}
+	clock := func(e *env) { e.now = later }
 	var all sync.WaitGroup
 	all.Go(func() {
 		code, out, errs := v.connect("", clock, "gate", fmt.Sprint(s.port))
@@ -229,7 +228,7 @@ func TestConnectSharesFailure(t *testing.T) {
 		}
 	})
 	<-began // of the wait for the turn: nothing is known, so that nothing else asks the clock
-	door.Tell(turns.Known{At: v.now.Add(time.Hour), Failed: &turns.Failure{Code: "timeout", Message: "no answer", Hint: "wait"}})
+	door.Tell(turns.Known{At: later(), Failed: &turns.Failure{Code: "timeout", Message: "no answer", Hint: "wait"}})
 	turn.Release()
 	all.Wait()
 	if n := v.knocks() - before; n != 0 {

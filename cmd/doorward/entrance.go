@@ -38,7 +38,6 @@ var errTouch = withHint(errors.New("the profile's key takes a touch, which Match
 const (
 	tryShared    = 2 * time.Second  // whether the door is still open by another call's knock
 	turnWithin   = 2 * time.Minute  // as long as a knock may take: a touch, and a service that starts
-	aloneFor     = time.Hour        // how long it is remembered that a grant is good for one connection
 	notAgain     = 10 * time.Second // until ssh's Match exec knocks again, after a knock in vain
 	unanswered   = 5 * time.Second  // how long a single packet's grant is taken to last
 	waitPatience = 10 * time.Second // for a port behind a door that is open
@@ -110,7 +109,8 @@ func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	defer turn.Release()
 	now := n.door.Known()
-	if now.Failed != nil && now.At.After(began) && (now.Failed.Port == 0 || now.Failed.Port == port) {
+	since := now.At.After(began) && !now.At.After(n.e.clock()) // else the clock was set
+	if now.Failed != nil && since && (now.Failed.Port == 0 || now.Failed.Port == port) {
 		return nil, shared(now.Failed)
 	}
 	if now.At.After(known.At) {
@@ -243,7 +243,7 @@ func (n *entrance) ask(ctx context.Context, before turns.Known) (k turns.Known, 
 	}
 	// A door that should have been open, and was not: the grant was good for one connection.
 	if k.Alone = before.Alone; before.Failed == nil && before.Open(k.At) && k.SameSources(before) {
-		k.Alone = k.At.Add(aloneFor)
+		k.Alone = k.At.Add(turns.AloneFor)
 	}
 	n.door.Tell(k)
 	return k, nil

@@ -36,6 +36,15 @@ func catch() (ctx context.Context, stop func()) {
 	return ctx, func() { signal.Stop(c) }
 }
 
+// untilHangUp returns a context that also ends when the terminal is gone, for what has a door
+// to close behind it. What the program's caller ignores stays ignored, as under nohup.
+func untilHangUp(ctx context.Context) (context.Context, func()) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return ctx, func() {}
+	}
+	return signal.NotifyContext(ctx, syscall.SIGHUP)
+}
+
 // interrupted is the error for work that a signal has ended. The shell of a script
 // that a terminal interrupts goes on if it is told a mere status, so that main
 // ends by that signal: https://www.cons.org/cracauer/sigint.html.

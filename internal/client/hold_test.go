@@ -146,3 +146,30 @@ func TestSingle(t *testing.T) {
 type single struct{ *prover }
 
 func (s single) ProveSingle(context.Context, []byte) (p [64]byte, err error) { return p, nil }
+
+// A clock that is set back makes no grant longer: its end is not known any more, and there
+// is another knock.
+func TestHoldWithAClockThatIsSet(t *testing.T) {
+	knocked := time.Date(2026, 11, 27, 14, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name  string
+		looks []time.Duration // after the knock, whose grant is to be renewed after 20s
+		want  HeldFor         // of the last look
+	}{
+		{"goes on", []time.Duration{2 * time.Second, 4 * time.Second}, HeldFirst},
+		{"to the end", []time.Duration{16 * time.Second, 18 * time.Second}, HeldEnds},
+		{"set back by an hour", []time.Duration{2 * time.Second, -time.Hour}, HeldEnds},
+		{"set back by less than has passed", []time.Duration{16 * time.Second, 4 * time.Second}, HeldEnds},
+		{"set back at once", []time.Duration{-time.Second}, HeldEnds},
+		{"set forward, as in a sleep", []time.Duration{2 * time.Second, time.Hour}, HeldEnds},
+	} {
+		h := &holder{c: new(Client), looked: knocked, next: knocked.Add(20 * time.Second)}
+		var got HeldFor
+		for _, after := range tt.looks {
+			got = h.due(knocked.Add(after))
+		}
+		if got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/seal"
 )
 
@@ -106,7 +106,7 @@ func (d Directory) Load(name string) (p Profile, err error) {
 		return p, err
 	}
 	path := d.Path(name)
-	text, err := read(path)
+	text, err := files.ReadPrivate(path, largestFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, fmt.Errorf("%w: %q (%s)", ErrNone, name, path)
 	}
@@ -118,29 +118,6 @@ func (d Directory) Load(name string) (p Profile, err error) {
 	}
 	p.Name = name
 	return p, nil
-}
-
-// read reads a file that only its owner may read.
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
-	case info.Size() > largestFile:
-		return nil, fmt.Errorf("%s has %d bytes: allowed are %d", path, info.Size(), largestFile)
-	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s has a secret and can be read by others (mode %#o): chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	text := make([]byte, info.Size())
-	n, err := f.ReadAt(text, 0)
-	return text[:n], err
 }
 
 // parse reads a profile's text.

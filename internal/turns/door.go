@@ -65,11 +65,17 @@ const aMoment = 3 * time.Second
 // Open says whether the door is open for longer than a moment, and not to one connection
 // only. What is from the future does not count: the clock was set.
 func (k Known) Open(now time.Time) bool {
-	return len(k.Ways) > 0 && !now.Before(k.At) && k.Until.Sub(now) > aMoment && !now.Before(k.Alone)
+	return len(k.Ways) > 0 && !now.Before(k.At) && k.Until.Sub(now) > aMoment && !k.Single(now)
 }
 
-// Single says whether each call is to knock for itself.
-func (k Known) Single(now time.Time) bool { return now.Before(k.Alone) }
+// AloneFor is how long it is remembered that a grant is good for one connection.
+const AloneFor = time.Hour
+
+// Single says whether each call is to knock for itself. What ends later than it can is from
+// the future.
+func (k Known) Single(now time.Time) bool {
+	return now.Before(k.Alone) && k.Alone.Sub(now) <= AloneFor
+}
 
 // SameSources says whether two grants are for the same sources.
 func (k Known) SameSources(other Known) bool {
