@@ -142,12 +142,14 @@ func (d *Door) withdrawFrom(now time.Time, n int32, w *Withdrawal, whose map[int
 	if len(mine) == 0 {
 		return nil, 0
 	}
-	if others {
+	if before := b.until(now, n); others {
 		for _, by := range mine {
 			b.unclaim(n, b.claimOf(b.claims(n), by))
 			out = append(out, DropClaim{source, by})
 		}
-		out = append(out, Give{source, b.until(now, n)})
+		if until := b.until(now, n); until.Before(before) { // else nothing changes, and it may have been spent
+			out = append(out, Give{source, until})
+		}
 	} else {
 		out = append(d.drop(now, n, true), EndFlows{source})
 	}

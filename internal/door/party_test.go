@@ -36,6 +36,17 @@ func TestWithdraw(t *testing.T) {
 	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed bob", "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed bob | gone")
 }
 
+// A grant that lasts as long without the claim that ends is not given again: the kernel may
+// have ended it since, by a connection that has spent it, or while no daemon ran and the
+// clock was set back.
+func TestWithdrawGivesNothing(t *testing.T) {
+	s := opened(t, ssh)
+	s.knocks(other, "sealed alice", time.Minute)
+	s.knocks(other, "sealed bob", time.Hour)
+	effects, _, _ := s.door.Withdraw(s.now, party("sealed alice"), 0)
+	s.want(effects, "drop 2001:db8::2 by sealed alice", "record revoked | 2001:db8::2 | sealed alice | gone")
+}
+
 // A neighbour's claim that is over keeps no grant.
 func TestWithdrawWithAClaimThatIsOver(t *testing.T) {
 	s := opened(t, ssh)

@@ -121,6 +121,9 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	return c
 }
 func (k *clubKept) Stands(_ time.Time, _, by string) bool {
+	if len(k.members) == 0 {
+		return !k.locked[by] // it is not known
+	}
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true
@@ -173,6 +176,9 @@ type clubRecogniser struct {
 func (r *clubRecogniser) Follow(knock.Rule) bool { return true }
 func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 	words := strings.Fields(string(h.Said.(clubSaid)))
+	if len(r.kept.members) == 0 {
+		return nil
+	}
 	v := knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, By: words[len(words)-1], Path: h.Path,
 		Reason: "is a member", Right: true, First: slices.Contains(words, "first")}
 	v.Close, v.Only, v.Extend = slices.Contains(words, "close"), slices.Contains(words, "only"), slices.Contains(words, "extend")

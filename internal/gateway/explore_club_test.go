@@ -290,6 +290,17 @@ func (o *oracle) keptPromises(s control.Door, say func(string, ...any)) {
 // locked out from the disk.
 func (o *oracle) membersUp() string {
 	o.members, o.troubled = nil, false
+	for _, d := range o.doors {
+		for who, all := range d.leaves {
+			for i, l := range all {
+				// By a clock that was set forward it is over, and by nobody's name as long as it is not.
+				claim := o.m.claims[store.GrantKey{Door: d.conf.Name, Source: who, By: "club " + l.member}]
+				if l.member != "" && !claim.Until.After(o.m.clock().Round(0)) {
+					all[i].member, all[i].promised = "", time.Time{}
+				}
+			}
+		}
+	}
 	for name := range o.locked {
 		_, locked := o.m.marks[markKey{"", "club", name}]
 		if o.onDisk[name] && !locked {
@@ -305,11 +316,12 @@ func (o *oracle) membersUp() string {
 // outlives notes that a daemon has ended. If the disk does not know whose a leave is, the
 // next one cannot take it back from them; if it was to end, that may be forgotten or not.
 func (d *owed) outlives(m *model, who netip.Prefix, l *leave) {
-	if _, known := m.claims[store.GrantKey{Door: d.conf.Name, Source: who, By: "club " + l.member}]; !known || l.over {
+	_, known := m.claims[store.GrantKey{Door: d.conf.Name, Source: who, By: "club " + l.member}]
+	if !known || l.over {
 		l.promised = time.Time{}
-		if !known {
-			l.member = ""
-		}
+	}
+	if !known {
+		l.member = ""
 	}
 	l.over = false // if the kernel did not hear of it, a restart has forgotten it
 }

@@ -90,7 +90,7 @@ func clubScenes() []*scene {
 		{name: "members of before", files: only(both), sources: []netip.Addr{alice},
 			says:    []string{"192.0.2.2 ssh code cod", "192.0.2.2 web open ann", "192.0.2.2 web open bea", "192.0.2.9 ssh code cod"},
 			members: []string{"ann"}, lists: []string{"bea"},
-			may: may("start 3 kill 2 crash 1 wait 1 upkeep 1 say 6 again 1 lock 1 members 1 task 9 disk 1 refuse 1"),
+			may: may("start 3 kill 2 crash 1 wait 1 clock 1 upkeep 1 say 6 again 1 lock 1 members 1 task 9 disk 1 refuse 1"),
 			prefix: append(entered("192.0.2.2 ssh code cod", "192.0.2.2 web open ann", "192.0.2.2 web open bea"),
 				step{do: "the daemon is killed"}), depth: 6},
 	}
