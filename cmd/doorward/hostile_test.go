@@ -22,9 +22,11 @@ import (
 
 	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/socks"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -277,5 +279,41 @@ func TestLearnChangesNothingElse(t *testing.T) {
 	p.learn(ports(24))
 	if got, err := in.Load("gate"); !errors.Is(err, profile.ErrNone) {
 		t.Errorf("one that was removed: %+v, %v", got, err)
+	}
+}
+
+// The proxy leads to no port of which nobody says that it is a door's: not by single
+// packets, which are not answered, nor by an answer without ports.
+func TestProxyLeadsToDoorsAlone(t *testing.T) {
+	v, s := enrolled(t)
+	in := profile.Directory(filepath.Join(v.home, "profiles"))
+	e := &env{stderr: io.Discard, profiles: in, getenv: func(name string) string { return v.vars[name] }}
+	p, err := in.Load("gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Ports = nil
+	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+		all := v.gateway.Open(k)
+		all[0].Ports = nil
+		return all
+	})
+	for _, p.OneWay = range []bool{false, true} {
+		if err := in.Save(p, true); err != nil {
+			t.Fatal(err)
+		}
+		l, err := newLocal(t.Context(), e, "gate", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.strict = true
+		before := v.knocks()
+		conn, err := l.connectFor(t.Context(), socks.Request{Host: "gate", Port: s.port})
+		if conn != nil || codeOf(err) != control.CodeRefused {
+			t.Errorf("one_way %v: %v, %v, want refused", p.OneWay, conn, err)
+		}
+		if n := v.knocks() - before; p.OneWay && n > 0 {
+			t.Errorf("%d single packets, want none", n)
+		}
 	}
 }
