@@ -311,6 +311,9 @@ func TestProxyLeadsToDoorsAlone(t *testing.T) {
 		l.strict = true
 		before := v.knocks()
 		conn, err := l.connectFor(t.Context(), socks.Request{Host: "gate", Port: s.port})
+		if conn != nil {
+			conn.Close()
+		}
 		if conn != nil || codeOf(err) != control.CodeRefused {
 			t.Errorf("one_way %v: %v, %v, want refused", p.OneWay, conn, err)
 		}
