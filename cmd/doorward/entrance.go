@@ -151,8 +151,8 @@ func (n *entrance) allowed(port uint16) (uint16, error) {
 		}
 		return port, nil
 	}
-	if n.strict && len(ports) > 0 && len(ports) < seal.MostPorts && !hasPort(ports, port) {
-		return 0, &control.Error{Code: control.CodeRefused, Message: fmt.Sprintf("%d/tcp is none of the door's ports, which are %s", port, strings.Join(ports, ", "))}
+	if n.strict && len(ports) < seal.MostPorts && !hasPort(ports, port) {
+		return 0, &control.Error{Code: control.CodeRefused, Message: fmt.Sprintf("%d/tcp is none of the door's ports, which are %s", port, cmp.Or(strings.Join(ports, ", "), "not known"))}
 	}
 	return port, nil
 }
@@ -186,8 +186,9 @@ func (n *entrance) match(ctx context.Context) error {
 // through connects by a grant that another call has asked for; both are nil if that does
 // not work at once.
 func (n *entrance) through(ctx context.Context, k turns.Known, port uint16) (net.Conn, error) {
-	if port == 0 && firstTCP(n.profile.Ports[n.request.Door]) == 0 {
-		return nil, nil // which one it is, is known after a knock
+	ports := n.profile.Ports[n.request.Door]
+	if port == 0 && firstTCP(ports) == 0 || n.strict && len(ports) == 0 {
+		return nil, nil // which ones it has, is known after a knock
 	}
 	port, err := n.allowed(port)
 	if err != nil {

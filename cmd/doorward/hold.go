@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,8 +15,9 @@ import (
 
 const holdHelp = `Keep a door open while this program runs: knock at it now, again before the grant
 ends, and at once when this machine gets another address, as a laptop does that changes
-networks. Interrupted (Ctrl-C) or terminated, or when its terminal is closed, hold closes
-the door behind you and ends; connections that stand are not affected.
+networks. Interrupted (Ctrl-C) or terminated, or when its terminal or the reader of its
+output is gone, hold closes the door behind you and ends; connections that stand are not
+affected.
 
 A gateway that does not answer for a while is asked again until it does. Only if the
 first knock is in vain, or when the gateway refuses one, does hold give up.
@@ -71,7 +73,9 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 		return withHint(fmt.Errorf("profile %q has one_way: single packets are not answered, so that nobody knows how long the door is open", p.profile.Name),
 			"doorward knock %s --wait PORT", p.profile.Name)
 	}
-	ctx, stop := untilHangUp(c.Context())
+	// Who reads what it prints may end, too. Once it is asked for, the signal of that is no
+	// death (os/signal, SIGPIPE).
+	ctx, stop := untilHangUp(c.Context(), syscall.SIGPIPE)
 	defer stop()
 	if err := p.unlock(ctx); err != nil && ctx.Err() != nil {
 		return interrupted(ctx, "before the knock was begun")

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"reflect"
@@ -22,9 +24,11 @@ import (
 
 	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/socks"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -278,4 +282,85 @@ func TestLearnChangesNothingElse(t *testing.T) {
 	if got, err := in.Load("gate"); !errors.Is(err, profile.ErrNone) {
 		t.Errorf("one that was removed: %+v, %v", got, err)
 	}
+}
+
+// The proxy leads to no port of which nobody says that it is a door's: not by single
+// packets, which are not answered, nor by an answer without ports.
+func TestProxyLeadsToDoorsAlone(t *testing.T) {
+	v, s := enrolled(t)
+	in := profile.Directory(filepath.Join(v.home, "profiles"))
+	e := &env{stderr: io.Discard, profiles: in, getenv: func(name string) string { return v.vars[name] }}
+	p, err := in.Load("gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Ports = nil
+	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+		all := v.gateway.Open(k)
+		all[0].Ports = nil
+		return all
+	})
+	for _, p.OneWay = range []bool{false, true} {
+		if err := in.Save(p, true); err != nil {
+			t.Fatal(err)
+		}
+		l, err := newLocal(t.Context(), e, "gate", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.strict = true
+		before := v.knocks()
+		conn, err := l.connectFor(t.Context(), socks.Request{Host: "gate", Port: s.port})
+		if conn != nil {
+			conn.Close()
+		}
+		if conn != nil || codeOf(err) != control.CodeRefused {
+			t.Errorf("one_way %v: %v, %v, want refused", p.OneWay, conn, err)
+		}
+		if n := v.knocks() - before; p.OneWay && n > 0 {
+			t.Errorf("%d single packets, want none", n)
+		}
+	}
+}
+
+// A door is closed behind hold when nobody reads any more what it prints.
+func TestHoldWithoutAReader(t *testing.T) {
+	v, _ := enrolled(t)
+	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+		all := v.gateway.Open(k)
+		all[0].Left = min(all[0].Left, time.Second) // so that the next knock, which is told, is soon
+		return all
+	})
+	in := filepath.Join(v.home, "doorward")
+	if err := errors.Join(os.Mkdir(in, 0o700), os.Rename(filepath.Join(v.home, "profiles"), filepath.Join(in, "profiles"))); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "doorward", "hold", "gate", "--json")
+	c.Env = append(os.Environ(), "HOME="+v.home, "XDG_CONFIG_HOME="+v.home, "XDG_RUNTIME_DIR="+v.vars["XDG_RUNTIME_DIR"], "SSH_AUTH_SOCK=")
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Stdout = write
+	err = c.Start()
+	write.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(read).ReadString('\n'); err != nil {
+		t.Errorf("%q, %v", line, err)
+	}
+	read.Close()
+	err = c.Wait()
+	if all := v.gateway.Knocks(); all[len(all)-1].Request.Action != seal.Close || c.ProcessState.Success() {
+		t.Errorf("%v, %v: the last of %d knocks is %+v; want the door closed, and no success", c.ProcessState, err, len(all), all[len(all)-1].Request)
+	}
+}
+
+// Of two places to listen, only one would be listened at.
+func TestForwardListensOnce(t *testing.T) {
+	v := newTraveller(t)
+	v.want(2, "", `doorward: error: invalid argument "2" for "-L, --listen" flag: it was "1" before, and can be given once
+doorward: hint: doorward forward --help
+`, "forward", "gate", "-L", "1", "-L", "2")
 }

@@ -40,7 +40,8 @@ var arrows = map[string]map[string]string{
 	"internal/profile": {"internal/seal": "a gateway as its visitors know it", "internal/files": "reads what nobody else may have written"},
 	"internal/signer": {"internal/credential": "what is signed", "internal/profile": "with what to sign",
 		"internal/seal": "what is proven", "internal/files": "reads keys"},
-	"internal/client": {"internal/seal": "the protocol", "internal/profile": "which gateway", "internal/credential": "why it refuses"},
+	"internal/client": {"internal/seal": "the protocol", "internal/profile": "which gateway", "internal/credential": "why it refuses",
+		"internal/visit": "waits"},
 	"internal/client/clienttest": {"internal/seal": "the gateway's side", "internal/profile": "which gateway",
 		"internal/credential": "who may knock"},
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // Held is what became of one knock of Hold.
@@ -77,7 +78,7 @@ func (h *holder) hold(ctx context.Context) error {
 		}
 		first = false
 		for h.why = HeldFor(0); h.why == HeldFirst; {
-			if !pause(ctx, holdLook) {
+			if !visit.Pause(ctx, holdLook) {
 				return nil
 			}
 			h.why = h.due(time.Now().Round(0))

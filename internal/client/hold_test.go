@@ -143,6 +143,19 @@ func TestSingle(t *testing.T) {
 	}
 }
 
+// A bundle that is damaged, in a file that was edited, is fetched again.
+func TestSingleWithADamagedBundle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.knock.Profile.Gateway.Bundle = []byte("damaged")
+		k := Single{Knock: l.knock, Prover: single{l.prover}, Counter: func() (uint64, error) { return 100, nil }}
+		sent, bundle, err := l.client().SendSingle(t.Context(), k)
+		if err != nil || len(sent) != 2 || len(bundle) < 1000 {
+			t.Errorf("%d sent, %d bytes of a bundle, %v; want 2, and the gateway's", len(sent), len(bundle), err)
+		}
+	})
+}
+
 type single struct{ *prover }
 
 func (s single) ProveSingle(context.Context, []byte) (p [64]byte, err error) { return p, nil }

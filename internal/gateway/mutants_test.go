@@ -40,6 +40,8 @@ var elsewhere = map[string]string{
 	"internal/removal":    ".",
 	"internal/visit":      "^Test(Wait|ASlow)",
 	"internal/turns":      ".",
+	"internal/client":     "^TestHold",
+	"internal/profile":    ".",
 	"cmd/doorward":        ".",
 }
 

@@ -4,10 +4,13 @@ package profile
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/seal"
 )
@@ -81,5 +84,45 @@ func TestProfilesOfOthers(t *testing.T) {
 				t.Error("it is waited for")
 			}
 		})
+	}
+}
+
+// What a profile cannot say is not written: it could not be read again.
+func TestAProfileIsReadAsItIsWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := Profile{Name: "gate", Hosts: []string{"192.0.2.1"}, Port: 1, Carriers: []string{"udp"}, Suite: seal.Hybrid, Doors: []string{},
+			Key: Key{File: string(rapid.SliceOf(rapid.Byte()).Draw(t, "file")), Certificate: rapid.String().Draw(t, "certificate")}}
+		if p.check() != nil {
+			return
+		}
+		got, err := parse(p.text())
+		got.Name = p.Name
+		p.Gateway.Bundle = []byte{}
+		if err != nil || !reflect.DeepEqual(got, p) {
+			t.Errorf("%+v, %v; want %+v", got, err, p)
+		}
+	})
+}
+
+// A number that no gateway would take, from a time when the clock was ahead, is not sent
+// again and again without a word.
+func TestACounterOfTheFuture(t *testing.T) {
+	d := Directory(t.TempDir())
+	now := time.Date(2026, 11, 27, 14, 0, 0, 0, time.UTC)
+	if _, err := d.Counter("gate", now.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	want := "count a single packet: the last one was of 2026-11-27T15:00:00Z, and a gateway takes none that is more than 5m0s ahead of its clock: once this machine's is right, delete " + string(d) + "/gate.counter"
+	if _, err := d.Counter("gate", now); err == nil || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+	if n, err := d.Counter("gate", now.Add(56*time.Minute)); err != nil || n <= uint64(now.Add(time.Hour).UnixMicro()) {
+		t.Errorf("%d, %v", n, err)
+	}
+	if err := os.WriteFile(string(d)+"/gate.counter", []byte("18446744073709551615\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Counter("gate", now); err == nil {
+		t.Errorf("%d after the highest there is", n)
 	}
 }

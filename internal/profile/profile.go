@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/gofrs/flock"
 	"github.com/pelletier/go-toml/v2"
@@ -210,8 +212,8 @@ func checkPorts(of map[string][]string) error {
 func (k Key) check() error {
 	n := 0
 	for i, s := range []string{k.Agent, k.File, k.Secret, k.Certificate} {
-		if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			return fmt.Errorf("key: %q: allowed is text without control characters", s)
+		if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return fmt.Errorf("key: %q: allowed is UTF-8 without control characters", s)
 		}
 		if s != "" && i < 3 {
 			n++
@@ -337,9 +339,14 @@ func (d Directory) Names() ([]string, error) {
 	return names, nil
 }
 
+// counterAhead is how far a single packet's number may be ahead of the gateway's clock
+// (docs/PROTOCOL.md, 20).
+const counterAhead = 5 * time.Minute
+
 // Counter returns the number of a profile's next single packet: microseconds since 1970, or
 // more if that would not be higher than the one before. It is on disk when Counter
-// returns; several programs may call it at once.
+// returns; several programs may call it at once. A number that no gateway would take is an
+// error: the clock was ahead.
 func (d Directory) Counter(name string, now time.Time) (uint64, error) {
 	if err := CheckName(name); err != nil {
 		return 0, err
@@ -356,6 +363,10 @@ func (d Directory) Counter(name string, now time.Time) (uint64, error) {
 		last, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("count a single packet: %s has no number: delete it if the clock is right", path)
+		}
+		if last >= next+uint64(counterAhead.Microseconds()) {
+			return 0, fmt.Errorf("count a single packet: the last one was of %s, and a gateway takes none that is more than %v ahead of its clock: once this machine's is right, delete %s",
+				time.UnixMicro(int64(min(last, math.MaxInt64))).UTC().Format(time.RFC3339), counterAhead, path)
 		}
 		next = max(next, last+1)
 	case !errors.Is(err, fs.ErrNotExist):
