@@ -81,6 +81,9 @@ func newOffice(t *testing.T) *office {
 		if errors.As(err, &told) {
 			return control.Reply{}, &control.Error{Code: control.CodeRefused, Message: told.Message, Hint: told.Hint}
 		}
+		if err == nil && change.Reply != nil {
+			result, err = change.Reply()
+		}
 		reply := control.Reply{Message: "done", Result: result}
 		if change.Recheck {
 			reply.Ended = 2

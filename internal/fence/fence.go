@@ -16,6 +16,7 @@
 //		chain prerouting {
 //			type filter hook prerouting priority mangle; policy accept;
 //			iif "lo" accept
+//			tcp flags & (syn | ack) != syn tcp dport @guarded.tcp FROM @cut.v4 update @cut.v4 { FROM timeout 1d } drop
 //			tcp flags & (syn | ack) != syn accept         # judged where it ends
 //			udp dport @guarded.udp jump flows
 //			fib daddr type unicast fib daddr . iif type unicast accept
@@ -71,6 +72,7 @@
 //		}
 //		chain ask {
 //			tcp flags == syn tcp option fastopen exists drop
+//			tcp flags == syn FROM @cut.v4 delete @cut.v4 { FROM }
 //			tcp flags == syn ct label set ASKED accept
 //			FROM @ended.v4 update @flows.v4 { FROM timeout 1d } delete @ended.v4 { FROM }
 //			meta l4proto udp ct label set LETIN accept
@@ -87,7 +89,7 @@
 //
 // where COMPLETES is ip saddr . tcp sport . ip daddr . tcp dport @pending.v4
 // tcp ackseq @acks, for a valid segment with ACK and neither SYN nor RST, FROM is ip
-// saddr . udp sport . ip daddr . udp dport, and TO is ip daddr . udp dport . ip saddr
+// saddr . udp sport . ip daddr . udp dport (or tcp's ports), and TO is ip daddr . udp dport . ip saddr
 // . udp sport.
 //
 // The reasons:
@@ -118,6 +120,9 @@
 //     forwarded to other hosts. An entry from before the table has no room for a
 //     label, so that its next SYN needs a grant, and the ACK that completes its
 //     handshake does not.
+//   - A forwarded connection has no socket here that could be ended. One that is
+//     cut loses its entry, and is remembered, since connection tracking would take
+//     it up again in mid-stream.
 //   - A reset passes, whoever sends it: it makes no connection and is never
 //     answered, and it is how a visitor's host aborts what a forger asked for in
 //     its name.

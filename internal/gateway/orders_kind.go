@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,6 +26,10 @@ func (g *Gateway) orderKind(now time.Time, by control.Caller, o control.KindRequ
 	}
 	for _, w := range change.Warnings {
 		g.log.Warn(w, "kind", k.kind, "order", o.What)
+	}
+	if change.Reply != nil {
+		g.replyBeside(k, o.What, change.Reply, done)
+		return
 	}
 	g.carryOut(now, k, by, change, func(now time.Time, ended int, unsaved error) {
 		reply := control.Reply{Message: k.kind + " " + o.What + ": done", Result: result,
@@ -56,6 +61,20 @@ func (g *Gateway) orderKind(now time.Time, by control.Caller, o control.KindRequ
 				g.answer(reply, nil, done)
 			})
 		}
+	})
+}
+
+// replyBeside answers an order that changes nothing and whose reply takes long.
+func (g *Gateway) replyBeside(k *keep, what string, reply func() (json.RawMessage, error), done replier) {
+	g.beside(func() {
+		result, err := reply()
+		g.post(func(time.Time) {
+			if err != nil {
+				done(control.Reply{}, orderError(err))
+				return
+			}
+			g.answer(control.Reply{Message: k.kind + " " + what + ": done", Result: result}, nil, done)
+		})
 	})
 }
 

@@ -113,6 +113,9 @@ type Change struct {
 	// takes it: one that takes a right from somebody, so that they do not have it meanwhile.
 	Undo  func() []Mark
 	Notes []Note // for the audit trail
+	// Reply makes the reply to an order, instead of the one that came with the change, where
+	// that may take long. It may be called from anywhere.
+	Reply func() (json.RawMessage, error)
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

@@ -67,9 +67,11 @@ func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (kn
 	if err != nil {
 		return knock.Change{}, nil, err
 	}
-	text, err := json.Marshal(reply)
-	if err != nil {
-		return knock.Change{}, nil, err
+	var text json.RawMessage
+	if c.Reply == nil {
+		if text, err = json.Marshal(reply); err != nil {
+			return knock.Change{}, nil, err
+		}
 	}
 	if len(c.Marks) > 0 {
 		k.publish(now)
