@@ -39,14 +39,14 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	return all
 }
 
-// marks returns a verdict's marks as the store has them.
-func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
-	for _, m := range v.Marks {
+// stored returns the marks that a verdict of a kind has, as the store has them.
+func (d *guarded) stored(kind string, marks []knock.Mark) (all []store.Mark) {
+	for _, m := range marks {
 		of := d.name()
 		if m.Common {
 			of = ""
 		}
-		all = append(all, storedMark(of, k.conf.Kind, m))
+		all = append(all, storedMark(of, kind, m))
 	}
 	return all
 }

@@ -39,7 +39,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
-	marks := d.marks(k, v)
+	marks := d.stored(k.conf.Kind, v.Marks)
 	for _, m := range marks {
 		d.gw.marks.keep(m)
 	}

@@ -216,8 +216,8 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 // it.
 func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) {
 	d.gw.first(marks, func(now time.Time, err error) {
-		if err != nil && v.Unsaved != nil {
-			v.Unsaved()
+		if err != nil {
+			d.takeBack(marks, v)
 		}
 		switch {
 		case d.ctx.Err() != nil: // the door went meanwhile
@@ -235,6 +235,15 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 			d.opens(now, k, v)
 		}
 	})
+}
+
+// takeBack has the kind undo what marks that cannot be saved were for. Those that it returns
+// follow them, since a disk that was full or slow may still accept what it was given.
+func (d *guarded) takeBack(unsaved []store.Mark, v knock.Verdict) {
+	if v.Unsaved == nil || len(unsaved) == 0 {
+		return
+	}
+	d.gw.remember(d.stored(unsaved[0].Knock, v.Unsaved()))
 }
 
 // finish waits for the commit under way and makes the last one, as far as the disk is

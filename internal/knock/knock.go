@@ -207,8 +207,9 @@ type Verdict struct {
 	Marks []Mark
 	First bool
 	// Unsaved is called, on the goroutine that Hear is called on, when marks that were to be
-	// First cannot be saved: nothing has come of the knock. It may be nil.
-	Unsaved func()
+	// First cannot be saved: nothing has come of the knock. It returns those that take their
+	// place, since the disk may still accept what it was given. It may be nil.
+	Unsaved func() []Mark
 	// Answer makes the answer to a knock, which goes the way of Path, when what that led
 	// to has happened; nil for silence. It is called from another goroutine than the
 	// Recogniser: so many are answered in a second and no more. It is called once, or

@@ -32,10 +32,10 @@ type ledger struct {
 type code struct {
 	credential.Code
 	Made  time.Time
-	use   string    // the message of the knock that has used it; "" for none
-	since time.Time // when
-	parts int       // of that knock, one for each address family, that are or may still be saved
-	undo  func()    // takes back what the use led to, when none of its parts could be saved
+	use   string              // the message of the knock that has used it; "" for none
+	since time.Time           // when
+	parts int                 // of that knock, one for each address family, that are or may still be saved
+	undo  func() []knock.Mark // takes back what the use led to, when none of its parts could be saved
 }
 
 // written is a code as its mark has it.
@@ -163,6 +163,14 @@ func (l *ledger) enrol(k credential.Key) knock.Mark {
 	id := k.Fingerprint.String()
 	l.keys[id], l.set = k, nil
 	return knock.Mark{Key: keyMark + id, Value: []byte(k.String()), Common: true}
+}
+
+// restore has a key be enrolled as it was before, if it was, and returns its mark.
+func (l *ledger) restore(id string, before credential.Key, had bool) knock.Mark {
+	if had {
+		return l.enrol(before)
+	}
+	return l.expel(id)
 }
 
 // origins are what a ring is made of, besides files.

@@ -160,7 +160,7 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
-		c.use, c.since, c.undo = message, v.Time, func() {}
+		c.use, c.since, c.undo = message, v.Time, func() []knock.Mark { return nil }
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
@@ -173,23 +173,25 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
 		if c.parts == 0 {
-			c.undo = func() {
-				if had {
-					l.enrol(before)
-				} else {
-					l.expel(id)
-				}
+			c.undo = func() []knock.Mark {
+				mark := l.restore(id, before, had)
 				r.kept.publish(v.Time)
+				return []knock.Mark{mark}
 			}
 		}
 		r.kept.publish(v.Time)
 	}
 	c.parts++
-	v.Unsaved = func() {
-		if c.parts--; c.parts == 0 {
-			c.use = ""
-			c.undo()
+	v.Unsaved = func() []knock.Mark {
+		if c.parts--; c.parts > 0 {
+			return nil
 		}
+		c.use = ""
+		marks := c.undo()
+		if codes[hash] == c { // else it was withdrawn meanwhile
+			marks = append(marks, c.mark(kind))
+		}
+		return marks
 	}
 	return []knock.Verdict{v.Verdict}
 }
