@@ -197,8 +197,12 @@ func (d *guarded) closes(now time.Time, k door.Knock, v knock.Verdict) {
 	d.tellLater(v, k, knock.Outcome{Closed: true})
 }
 
-// endElsewhere ends what somebody's knocks have earned at other addresses.
+// endElsewhere ends what somebody's knocks have earned at other addresses. Most have
+// nothing there, and then no grants are walked through.
 func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
+	if !d.door.Elsewhere(k.Source, k.By) {
+		return
+	}
 	d.gw.endPartiesOn(now, &partyEnd{
 		of:   door.Withdrawal{Party: k.By, At: elsewhereThan(k.Source), Reason: "a knock from " + door.SourceString(k.Source) + " takes its place"},
 		then: func(time.Time, int) {}, doors: []string{d.name()},
