@@ -39,10 +39,6 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
-	marks := d.marks(k.conf.Kind, v.Marks)
-	for _, m := range marks {
-		d.gw.marks.keep(m)
-	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
 	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
 	if v.AtMost > 0 {
@@ -53,8 +49,11 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		cannot = d.cannot(right, v)
 	}
 	if cannot != "" && v.Undo != nil {
-		v.Undo() // nothing of it is on its way to the disk
-		marks, v.Notes = nil, nil
+		v.Marks, v.Notes = v.Undo(), nil
+	}
+	marks := d.marks(k.conf.Kind, v.Marks)
+	for _, m := range marks {
+		d.gw.marks.keep(m)
 	}
 	d.note(right, v)
 	if v.Right && v.First && !v.Close && cannot == "" {
