@@ -15,6 +15,7 @@ report() {
 	{ cat "$STEPS" && date +%s; } | awk 'NR > 1 { printf "%5d  %s\n", $1 - last, name } { last = $1; sub(/^[0-9]* /, ""); name = $0 }'
 	printf '\nseconds of the slowest packages, which are tested side by side:\n'
 	sed -n 's/^\(ok\|FAIL\)  *\t\([^ \t]*\)\t\([0-9.]*\)s.*/\3 \2/p' "$work/log" | sort -rn | head | awk '{ printf "%7.1f  %s\n", $1, $2 }'
+	wait # for what is built alongside
 	rm -rf "$work"
 	exit "$status"
 }
@@ -64,11 +65,18 @@ names=$(awk -v leave="$leave" '/^func / { sub(/\(.*/, "", $2); name = $2 }
 tests -parallel 8 -timeout 20m -run "^($names)\$" $(dirname $long | sort -u)
 
 step "whole-system tests"
-# Most of their time is waiting; the daemon is what may race, not the tests.
+# Most of their time is waiting, in which the fuzz targets are built; the daemon is what
+# may race, not the tests.
+FUZZERS=$work/fuzzers
+export FUZZERS
+mkdir "$FUZZERS"
+STEPS='' nice build/fuzz.sh build >"$work/fuzzers.log" 2>&1 &
+fuzzers=$!
 (
 	export DOORWARD_RACE=1
-	tests -timeout 8m -parallel 6 $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
+	tests -timeout 8m -p $(($(nproc) * 2)) -parallel 6 $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
 )
+wait "$fuzzers" || { cat "$work/fuzzers.log" >&2; exit 1; }
 
 FOR=${FOR:-5s} build/fuzz.sh # make fuzz takes longer
 
