@@ -223,6 +223,7 @@ var arrows = map[string]map[string]string{
 
 	"internal/mutants":     {},
 	"internal/pages":       {},
+	"internal/race":        {},
 	"internal/nstest":      {"internal/port": "tests of doors speak of ports"},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},

@@ -584,6 +584,7 @@ func TestRulesInUse(t *testing.T) {
 		want(t, "rules of the new one", rules(), []string{"ssh /others", "web /others"})
 		want(t, "answer to carol", c.says(visitor, "web open carol"), "web: open for 30s")
 		c.order(control.ApplyRequest{Action: "undo"})
+		synctest.Wait()
 		want(t, "rules of the old one", rules(), []string{"ssh /members", "web /members"})
 		want(t, "answer to bob", c.says(visitor, "web open bob"), "web: open for 30s")
 	})
