@@ -56,7 +56,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		d.gw.marks.keep(m)
 	}
 	d.note(right, v)
-	if v.Right && v.First && !v.Close && cannot == "" {
+	if v.Right && v.First && !v.Close && cannot == "" && len(marks) > 0 {
 		d.knockFirst(right, marks, v)
 		return
 	}
