@@ -25,6 +25,7 @@ import (
 	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
@@ -363,4 +364,14 @@ func TestForwardListensOnce(t *testing.T) {
 	v.want(2, "", `doorward: error: invalid argument "2" for "-L, --listen" flag: it was "1" before, and can be given once
 doorward: hint: doorward forward --help
 `, "forward", "gate", "-L", "1", "-L", "2")
+}
+
+// What ssh would read in another way than it is meant does not get into a Match.
+func TestInMatch(t *testing.T) {
+	for path, want := range map[string]string{"/usr/local/bin/doorward": "/usr/local/bin/doorward", "/opt/a b/doorward": "'/opt/a b/doorward'",
+		"/opt/it's/doorward": "doorward", `/opt/"a"/doorward`: "doorward", `/opt/a\b/doorward`: "doorward"} {
+		if got := inMatch(files.Quoted(path)); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
 }
