@@ -87,7 +87,7 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 	k.Leave = h.entrance.stay()
 	err = e.knocker().Hold(ctx, k, h.tell)
 	if h.entrance.left && h.opened {
-		fmt.Fprintln(e.stderr, "doorward: note: the door stays open: another call of yours needs it, and will close it")
+		fmt.Fprintln(e.stderr, "doorward: note: the door stays open, since another call of yours needs it: that one closes it, or the grant ends by itself")
 	}
 	if err != nil && h.unclosed != nil {
 		fmt.Fprintf(e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", h.unclosed)

@@ -25,10 +25,12 @@ import (
 	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/socks"
+	"github.com/doorward/doorward/internal/turns"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -363,4 +365,67 @@ func TestForwardListensOnce(t *testing.T) {
 	v.want(2, "", `doorward: error: invalid argument "2" for "-L, --listen" flag: it was "1" before, and can be given once
 doorward: hint: doorward forward --help
 `, "forward", "gate", "-L", "1", "-L", "2")
+}
+
+// What ssh would read in another way than it is meant does not get into a Match.
+func TestInMatch(t *testing.T) {
+	for path, want := range map[string]string{"/usr/local/bin/doorward": "/usr/local/bin/doorward", "/opt/a b/doorward": "'/opt/a b/doorward'",
+		"/opt/it's/doorward": "doorward", `/opt/"a"/doorward`: "doorward", `/opt/a\b/doorward`: "doorward"} {
+		if got := inMatch(files.Quoted(path)); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+// Nobody else can read or change what a visitor's commands write, whatever the umask.
+func TestModes(t *testing.T) {
+	v, s := enrolled(t)
+	for _, made := range []string{"profiles", "run"} {
+		if err := os.RemoveAll(filepath.Join(v.home, made)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer syscall.Umask(syscall.Umask(0))
+	for _, args := range [][]string{{"accept", v.invite.String()}, {"ssh-config", "gate", "--install"}, {"knock", "gate"}, {"probe", "gate"}} {
+		v.run(args...)
+	}
+	if code, _, errs := v.connect("", nil, "gate", fmt.Sprint(s.port)); code != 0 {
+		t.Error(errs)
+	}
+	if _, err := profile.Directory(filepath.Join(v.home, "profiles")).Counter("gate", v.now); err != nil {
+		t.Error(err)
+	}
+	seen := 0
+	err := filepath.WalkDir(v.home, func(path string, d os.DirEntry, err error) error {
+		if err != nil || path == v.home || strings.HasSuffix(path, ".pub") { // ssh-keygen's
+			return err
+		}
+		seen++
+		info, err := d.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil || seen < 10 {
+		t.Errorf("%d files, %v; want those of a profile, of ssh and of calls that meet", seen, err)
+	}
+}
+
+// What two calls need is closed by the last of them.
+func TestRunLeavesADoorThatIsNeeded(t *testing.T) {
+	v, _ := enrolled(t)
+	dir, err := turns.Directory(v.vars["XDG_RUNTIME_DIR"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := func() bool { return v.gateway.Knocks()[v.knocks()-1].Request.Action == seal.Close }
+	leave := turns.At(dir, filepath.Join(v.home, "profiles", "gate.toml")+"\nssh").Stay()
+	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || closed() {
+		t.Errorf("status %d, %s; the door is closed: %v, and another call needs it", code, errs, closed())
+	}
+	leave()
+	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || !closed() {
+		t.Errorf("status %d, %s; the door is closed: %v, want it closed by the last", code, errs, closed())
+	}
 }

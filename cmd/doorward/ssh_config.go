@@ -193,7 +193,7 @@ func (o *sshConfigOptions) hostOf(p *passage) sshconfig.Host {
 		h.Names = []string{name + "-" + door}
 	}
 	if o.match {
-		h.Exec = strings.Join(nonEmpty(ownCommand(), "knock", name, door, "--quiet-match"), " ")
+		h.Exec = strings.Join(nonEmpty(inMatch(ownCommand()), "knock", name, door, "--quiet-match"), " ")
 		return h
 	}
 	h.Proxy = ownCommand() + " connect %h %p --profile " + name
@@ -228,6 +228,15 @@ func ownCommand() string {
 		return `"` + own + `"`
 	}
 	return files.Quoted(own)
+}
+
+// inMatch is a command as it can stand in an argument of Match: by its name, which the PATH
+// has to lead to then, where its path takes what sshconfig.Host.Exec cannot have.
+func inMatch(command string) string {
+	if strings.ContainsAny(command, "\"\\") {
+		return "doorward"
+	}
+	return command
 }
 
 func isSame(a, b string) bool {

@@ -71,6 +71,7 @@ type SilentError struct {
 	UDP     bool // UDP was tried
 	TCP     bool // TCP was tried
 	Refused bool // a machine, or something on the way to it, says that nothing is there
+	Other   bool // something that is no gateway has answered over TCP
 	Within  time.Duration
 }
 
@@ -97,6 +98,9 @@ func (e *SilentError) Error() string {
 // cannot say.
 func (e *SilentError) Hint() string {
 	var may []string
+	if e.Other {
+		may = append(may, "this network answers in the gateway's place, until you have logged in to it with a browser")
+	}
 	if e.Refused {
 		may = append(may, "nothing listens there: the gateway is not running, or it is another port")
 	} else {
@@ -245,6 +249,7 @@ func (r *race) nobody() error {
 		}
 		e.UDP, e.TCP = e.UDP || !p.stream, e.TCP || p.stream
 		e.Refused = e.Refused || isRefused(p.err)
+		e.Other = e.Other || errors.Is(p.err, errNotOurs)
 		if a := p.at.Addr(); !slices.Contains(e.Tried, a) {
 			e.Tried = append(e.Tried, a)
 		}

@@ -27,7 +27,8 @@ type Host struct {
 	Port   uint16 // 0: as ssh has it without
 	User   string // "": as ssh has it without
 	// One of them says how to knock: Proxy connects, Exec knocks and exits. They are
-	// commands for the user's shell, in which ssh replaces %h and %p.
+	// commands for the user's shell, in which ssh replaces %h and %p. Exec has neither double
+	// quotes nor backslashes, which versions of ssh read differently.
 	Proxy, Exec string
 }
 
