@@ -231,6 +231,12 @@ var arrows = map[string]map[string]string{
 	"e2e/word":             kindOfKnock,
 	"e2e/pages":            {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
+	"e2e/lab/site": {
+		"e2e/lab":          "makes the network",
+		"internal/control": "gives orders as an operator would",
+		"internal/daemon":  "a test's program is the daemon",
+		"internal/nstest":  "skips a test that cannot run",
+	},
 	"e2e/demo": {
 		"e2e/lab":          "makes the network",
 		"internal/output":  "breaks lines as the programs do",

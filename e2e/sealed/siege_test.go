@@ -243,7 +243,7 @@ func (s *siege) killsIt(by *rand.Rand) {
 		err := s.gate.Kill()
 		var next *lab.Doorward
 		if err == nil {
-			next, err = s.server.Doorward(s.t.Context(), s.lab.Dir, s.config, s.lab.Path("control.sock"), asDaemon+"=yes")
+			next, err = s.Start(s.config)
 		}
 		if err != nil && !errors.Is(err, os.ErrProcessDone) {
 			s.t.Errorf("kill and start: %v", err)

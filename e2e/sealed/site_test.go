@@ -4,16 +4,13 @@
 package sealed
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -25,47 +22,24 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/doorward/doorward/e2e/lab"
+	base "github.com/doorward/doorward/e2e/lab/site"
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/credential"
-	"github.com/doorward/doorward/internal/daemon"
-	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/seal"
 )
 
-// asDaemon is in the environment of a process that is to be the daemon.
-const asDaemon = "DOORWARD_TEST_SEALED"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(asDaemon) != "" {
-		if err := serve(); err != nil {
-			fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	code := m.Run()
+	code := base.Main(m)
 	if programs != "" {
 		os.RemoveAll(programs)
 	}
 	os.Exit(code)
 }
 
-// serve is what cmd/doorwardd does.
-func serve() error {
-	flags := flag.NewFlagSet("doorwardd", flag.ExitOnError)
-	path := flags.String("c", "", "")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		return err
-	}
-	level := new(slog.LevelVar)
-	d := daemon.Daemon{ConfigPath: *path, Version: "test", Level: level, Log: daemon.NewLogger(level)}
-	return d.Serve(context.Background())
-}
-
 const (
-	soon = 10 * time.Second
-	dark = 300 * time.Millisecond // without an answer
+	soon = base.Soon
+	dark = base.Dark // without an answer
 	port = 41641
 
 	gate4, gate6         = "192.0.2.1", "2001:db8::1"
@@ -76,6 +50,7 @@ const (
 // site is a network with a server, on which two doors guard a service each, a visitor and
 // a stranger.
 type site struct {
+	*base.Site
 	t                         testing.TB
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
@@ -89,37 +64,10 @@ type site struct {
 // newSite has a door "web" (8080/tcp) and a door "panel" (8443/tcp), both with a sealed
 // knock with more keys in their tables.
 func newSite(t testing.TB, more string) *site {
-	nstest.Need(t, "ip", "nft", "nsenter", "unshare")
-	l, err := lab.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &site{t: t, lab: l, more: more}
-	t.Cleanup(func() {
-		if t.Failed() && s.gate != nil {
-			t.Logf("the daemon said:\n%s", s.gate.Output())
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	for name, h := range map[string]**lab.Host{"server": &s.server, "visitor": &s.visitor, "stranger": &s.stranger} {
-		*h, err = l.Host(name)
-		s.must(err)
-	}
-	s.must(l.Switch(map[*lab.Host][]string{
-		s.server: {gate4 + "/24", gate6 + "/48"}, s.visitor: {visitor4 + "/24", visitor6 + "/48"}, s.stranger: {stranger4 + "/24", stranger6 + "/48"},
-	}))
-	_, err = s.server.Isolate()
-	s.must(err)
-	for _, at := range []string{":8080", ":8443"} {
-		var service net.Listener
-		s.must(s.server.Do(func() (err error) { service, err = net.Listen("tcp", at); return }))
-		t.Cleanup(func() { service.Close() })
-	}
-	this, err := os.Executable()
-	s.must(err)
-	s.must(os.Symlink(this, l.Path("doorwardd")))
+	at := base.New(t, base.Addresses{
+		Server: []string{gate4 + "/24", gate6 + "/48"}, Visitor: []string{visitor4 + "/24", visitor6 + "/48"}, Stranger: []string{stranger4 + "/24", stranger6 + "/48"},
+	}, ":8080", ":8443")
+	s := &site{Site: at, t: t, lab: at.Lab, server: at.Server, visitor: at.Visitor, stranger: at.Stranger, more: more}
 	s.identity(7)
 	s.alice = newKey(t, "alice")
 	s.keys(s.alice.line(""))
@@ -177,11 +125,11 @@ func (s *site) keys(lines ...string) {
 func (s *site) start() {
 	s.t.Helper()
 	var err error
-	s.gate, err = s.server.Doorward(s.t.Context(), s.lab.Dir, s.config, s.lab.Path("control.sock"), asDaemon+"=yes")
+	s.gate, err = s.Start(s.config)
 	s.must(err)
 }
 
-func (s *site) client() *control.Client { return control.NewClient(s.lab.Path("control.sock")) }
+func (s *site) client() *control.Client { return s.Client() }
 
 // order gives an order to the kind.
 func order[R any](s *site, what string, args any) (reply R, err error) {
@@ -196,29 +144,17 @@ func order[R any](s *site, what string, args any) (reply R, err error) {
 }
 
 func (s *site) dial(from *lab.Host, address, port string, limit time.Duration) error {
-	return from.Do(func() error {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(address, port), limit)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
+	return s.Dial(from, address, port, limit)
 }
 
 func (s *site) refuses(from *lab.Host, address, port string) {
 	s.t.Helper()
-	err := s.dial(from, address, port, dark)
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		s.t.Errorf("%s to %s:%s: %v, want silence", from.Name, address, port, err)
-	}
+	s.Refuses(from, address, port)
 }
 
 func (s *site) admits(from *lab.Host, address, port string) {
 	s.t.Helper()
-	if err := s.dial(from, address, port, soon); err != nil {
-		s.t.Errorf("%s was told that the door is open, and is not let in: %v", from.Name, err)
-	}
+	s.Admits(from, address, port)
 }
 
 // restart is kill -9, and a start.

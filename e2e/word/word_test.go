@@ -7,13 +7,10 @@
 package word
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -29,43 +26,20 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/doorward/doorward/e2e/lab"
+	base "github.com/doorward/doorward/e2e/lab/site"
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/daemon"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/tables"
 )
-
-// asDaemon is in the environment of a process that is to be the daemon.
-const asDaemon = "DOORWARD_TEST_WORD"
 
 // TestMain puts the kind on the list. The daemon of these tests is this program with
 // that list, so that the product has no place where a kind could be put in.
 func TestMain(m *testing.M) {
 	kinds.All = append(slices.Clone(kinds.All), Kind{})
-	if os.Getenv(asDaemon) != "" {
-		if err := serve(); err != nil {
-			fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// serve is what cmd/doorwardd does.
-func serve() error {
-	flags := flag.NewFlagSet("doorwardd", flag.ExitOnError)
-	path := flags.String("c", "", "")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		return err
-	}
-	level := new(slog.LevelVar)
-	d := daemon.Daemon{ConfigPath: *path, Version: "test", Level: level, Log: daemon.NewLogger(level)}
-	return d.Serve(context.Background())
+	os.Exit(base.Main(m))
 }
 
 // Mistakes in the kind's own keys are reported like all others.
@@ -155,16 +129,15 @@ const (
 	visitor4, visitor6   = "192.0.2.2", "2001:db8::2"
 	stranger4, stranger6 = "192.0.2.3", "2001:db8::3"
 
-	// soon is for what should happen at once, on a machine that is busy.
-	soon = 15 * time.Second
-	// dark is how long a connection is given that must not be made.
-	dark = 300 * time.Millisecond
+	soon = base.Soon
+	dark = base.Dark
 
 	sesame = "open sesame"
 )
 
 // site is a network with a server, which has a web server, a visitor and a stranger.
 type site struct {
+	*base.Site
 	t                         testing.TB
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
@@ -173,38 +146,12 @@ type site struct {
 }
 
 func newSite(t testing.TB) *site {
-	nstest.Need(t, "ip", "nft", "nsenter", "unshare")
-	l, err := lab.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &site{t: t, lab: l}
-	t.Cleanup(func() {
-		if t.Failed() && s.gate != nil {
-			t.Logf("the daemon said:\n%s", s.gate.Output())
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	for name, h := range map[string]**lab.Host{"server": &s.server, "visitor": &s.visitor, "stranger": &s.stranger} {
-		*h, err = l.Host(name)
-		s.must(err)
-	}
-	s.must(l.Switch(map[*lab.Host][]string{
-		s.server:   {gate4 + "/24", other4 + "/24", gate6 + "/64", other6 + "/64"},
-		s.visitor:  {visitor4 + "/24", visitor6 + "/64"},
-		s.stranger: {stranger4 + "/24", stranger6 + "/64"},
-	}))
-	_, err = s.server.Isolate()
-	s.must(err)
-	var web net.Listener
-	s.must(s.server.Do(func() (err error) { web, err = net.Listen("tcp", ":8080"); return }))
-	t.Cleanup(func() { web.Close() })
-	this, err := os.Executable()
-	s.must(err)
-	s.must(os.Symlink(this, l.Path("doorwardd")))
-	return s
+	at := base.New(t, base.Addresses{
+		Server:   []string{gate4 + "/24", other4 + "/24", gate6 + "/64", other6 + "/64"},
+		Visitor:  []string{visitor4 + "/24", visitor6 + "/64"},
+		Stranger: []string{stranger4 + "/24", stranger6 + "/64"},
+	}, ":8080")
+	return &site{Site: at, t: t, lab: at.Lab, server: at.Server, visitor: at.Visitor, stranger: at.Stranger}
 }
 
 func (s *site) must(err error) {
@@ -227,7 +174,7 @@ func (s *site) configure(knocks string) {
 func (s *site) start() {
 	s.t.Helper()
 	var err error
-	s.gate, err = s.server.Doorward(s.t.Context(), s.lab.Dir, s.config, s.lab.Path("control.sock"), asDaemon+"=yes")
+	s.gate, err = s.Start(s.config)
 	s.must(err)
 }
 
@@ -278,29 +225,17 @@ func (v voice) hears(pattern string) string {
 }
 
 func (s *site) dial(from *lab.Host, address, port string, limit time.Duration) error {
-	return from.Do(func() error {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(address, port), limit)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
+	return s.Dial(from, address, port, limit)
 }
 
 func (s *site) refuses(from *lab.Host, address string) {
 	s.t.Helper()
-	err := s.dial(from, address, "8080", dark)
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		s.t.Errorf("%s to %s: %v, want silence", from.Name, address, err)
-	}
+	s.Refuses(from, address, "8080")
 }
 
 func (s *site) admits(from *lab.Host, address string) {
 	s.t.Helper()
-	if err := s.dial(from, address, "8080", soon); err != nil {
-		s.t.Errorf("%s was told that the door is open, and is not let in: %v", from.Name, err)
-	}
+	s.Admits(from, address, "8080")
 }
 
 const wordKnock = "[[door.web.knock]]\nkind = \"word\"\nport = 59010\nword = \"" + sesame + "\"\n"

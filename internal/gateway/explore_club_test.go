@@ -290,13 +290,16 @@ func (o *oracle) keptPromises(s control.Door, say func(string, ...any)) {
 // locked out from the disk.
 func (o *oracle) membersUp() string {
 	o.members, o.troubled = nil, false
-	for _, d := range o.doors {
+	for name, d := range o.doors {
 		for who, all := range d.leaves {
 			for i, l := range all {
 				// By a clock that was set forward it is over, and by nobody's name as long as it is not.
-				claim := o.m.claims[store.GrantKey{Door: d.conf.Name, Source: who, By: "club " + l.member}]
+				claim := o.m.claims[store.GrantKey{Door: name, Source: who, By: "club " + l.member}]
 				if l.member != "" && !claim.Until.After(o.m.clock().Round(0)) {
 					all[i].member, all[i].promised = "", time.Time{}
+				}
+				if o.m.disk[name].State != "open" { // a door that was not open begins dark
+					all[i].promised = time.Time{}
 				}
 			}
 		}

@@ -89,6 +89,13 @@ func clubScenes() []*scene {
 			members: []string{"cod"}, lists: []string{"bea"},
 			may:    may("start 1 kill 1 crash 1 wait 1 due 1 hang 2 say 4 again 2 lock 1 members 1 task 9 disk 2"),
 			prefix: entered(), depth: 6},
+		// The service has yet to start, or fails to.
+		{name: "members who wait", files: only(clubDoor(oneTouch(exploredDoor), "ssh")), sources: []netip.Addr{alice},
+			says:    []string{"192.0.2.2 ssh open ann", "192.0.2.2 ssh open bea", "192.0.2.2 ssh close ann"},
+			members: []string{"ann"}, lists: []string{"bea"},
+			may: may("start 1 kill 1 crash 1 wait 1 due 1 say 4 again 1 lock 1 members 1 upkeep 1 task 9 news 9 service 1"),
+			prefix: []step{{do: "the daemon starts"}, {do: "task 0 ends"}, {do: "task 0 ends"}, {do: "news of the service"}, {do: "task 0 ends"},
+				{do: "task 0 ends"}, {do: "192.0.2.2 ssh open ann"}}, depth: 6},
 		{name: "members of before", files: only(both), sources: []netip.Addr{alice},
 			says:    []string{"192.0.2.2 ssh code cod", "192.0.2.2 web open ann", "192.0.2.2 web open bea", "192.0.2.9 ssh code cod"},
 			members: []string{"ann"}, lists: []string{"bea"},
