@@ -205,9 +205,9 @@ func (t *trip) variants(s step, crashes bool) []step {
 }
 
 func TestExplore(t *testing.T) {
-	race.Skip(t) // the explorer's gateways have no goroutines that share anything
 	for _, sc := range scenes() {
 		t.Run(sc.name, func(t *testing.T) {
+			race.Skip(t) // the explorer's gateways have no goroutines that share anything
 			begun := time.Now()
 			x := &explorer{scene: sc, most: atMost()}
 			depth, broken := x.explore()
