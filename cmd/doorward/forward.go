@@ -17,8 +17,8 @@ knock. The connection goes to --port, or to the door's first TCP port.
 
 -L is PORT, on 127.0.0.1, or ADDRESS:PORT; port 0 is a free one, which forward names.
 Whoever can connect there gets through the door by your key: every user of this machine,
-and, at an address that is not loopback, others. What is behind the door still asks them
-who they are.
+web pages in its browsers, and, at an address that is not loopback, others. What is
+behind the door still asks them who they are.
 
 The key is unlocked at the start; a security key is to be touched for each knock, and
 forward says when. At most 256 connections are joined at once, and others wait.
@@ -77,7 +77,7 @@ func newForward(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVarP(&listen, "listen", "L", "", "listen on this [ADDRESS:]`PORT`")
+	f.VarP(&once{to: &listen}, "listen", "L", "listen on this [ADDRESS:]`PORT`")
 	f.StringVar(&portText, "port", "", "connect to this `PORT` of the door (default: its first of TCP)")
 	return c
 }

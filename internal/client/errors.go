@@ -71,6 +71,7 @@ type SilentError struct {
 	UDP     bool // UDP was tried
 	TCP     bool // TCP was tried
 	Refused bool // a machine, or something on the way to it, says that nothing is there
+	Other   bool // something that is no gateway has answered over TCP
 	Within  time.Duration
 }
 
@@ -97,6 +98,9 @@ func (e *SilentError) Error() string {
 // cannot say.
 func (e *SilentError) Hint() string {
 	var may []string
+	if e.Other {
+		may = append(may, "this network answers in the gateway's place, until you have logged in to it with a browser")
+	}
 	if e.Refused {
 		may = append(may, "nothing listens there: the gateway is not running, or it is another port")
 	} else {
@@ -183,6 +187,7 @@ var refusals = map[seal.Reason]struct{ word, text string }{
 	seal.NotOpen:     {"not-open", "there is nothing to extend: the door is not open to you; knock without --extend"},
 	seal.Unavailable: {"unavailable", "the gateway cannot open the door now; its operator sees why in doorward status"},
 	seal.TooLong:     {"too-long", "the key is too long to be enrolled: accept the invite with another one, such as one of ssh-keygen -t ed25519"},
+	seal.SpentInVain: {"spent-in-vain", "%s is used now, but the gateway could not open the door: cross it out; the operator sees why in doorward status"},
 	seal.NotStarted:  {"not-started", "the service behind the door did not start; the gateway's operator sees why in doorward log"},
 }
 
@@ -244,6 +249,7 @@ func (r *race) nobody() error {
 		}
 		e.UDP, e.TCP = e.UDP || !p.stream, e.TCP || p.stream
 		e.Refused = e.Refused || isRefused(p.err)
+		e.Other = e.Other || errors.Is(p.err, errNotOurs)
 		if a := p.at.Addr(); !slices.Contains(e.Tried, a) {
 			e.Tried = append(e.Tried, a)
 		}

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -170,4 +172,33 @@ func TestNextKey(t *testing.T) {
 			t.Errorf("where it cannot be fetched: %+v, %v after %v", r, err, took)
 		}
 	})
+}
+
+// A network that wants a login first answers in everybody's place, in HTTP.
+func TestCaptivePortal(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // ends with the listener
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: http://portal.example.org/\r\n\r\n")
+			io.Copy(io.Discard, c) // until the visitor has had enough
+			c.Close()
+		}
+	}()
+	p := newProver(t)
+	at := clienttest.New(t, p.ring(t)).Profile(uint16(l.Addr().(*net.TCPAddr).Port), "127.0.0.1")
+	at.Carriers = []string{"tcp"}
+	_, err = new(Client).Knock(t.Context(), Knock{Profile: at, Prover: p, Request: seal.Request{Action: seal.Open}})
+	var silent *SilentError
+	const want = "it may be that this network answers in the gateway's place, until you have logged in to it with a browser; the gateway is down, or the port another; or the gateway has new secrets: ask for a new invite, and doorward accept it"
+	if !errors.As(err, &silent) || silent.Hint() != want {
+		t.Errorf("%v: %+v; want the hint %q", err, silent, want)
+	}
 }

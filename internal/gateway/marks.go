@@ -39,14 +39,14 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	return all
 }
 
-// marks returns a verdict's marks as the store has them.
-func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
-	for _, m := range v.Marks {
-		of := d.name()
+// marks returns marks of a kind's verdict as the store has them.
+func (d *guarded) marks(kind string, of []knock.Mark) (all []store.Mark) {
+	for _, m := range of {
+		name := d.name()
 		if m.Common {
-			of = ""
+			name = ""
 		}
-		all = append(all, storedMark(of, k.conf.Kind, m))
+		all = append(all, storedMark(name, kind, m))
 	}
 	return all
 }

@@ -20,6 +20,7 @@ const (
 // held is a file as it was fed last and could be used.
 type held struct {
 	digest
+	as   string
 	fed  bool // it has been fed, be it with an error
 	good bool // the digest is of the file
 }
@@ -32,10 +33,12 @@ type digest struct {
 	revoked  *credential.Revocations
 	problems []credential.Problem // lines that do not count
 	doors    []string             // that options name
+	roster   roster               // of keys or secrets
 }
 
-// Uses are the files, of which the identity and the machines' secrets are secret. That there are no keys and no secrets is nothing
-// special: a door may have invited visitors alone.
+// Uses are the files, of which the identity and the machines' secrets are secret. That
+// there are no keys and no secrets is nothing special: a door may have invited visitors
+// alone.
 func (r Rule) Uses() []knock.File {
 	all := []knock.File{{Path: r.Identity, As: asIdentity, Secret: true}, {Path: r.Keys, As: asKeys, Absent: true}}
 	if r.Secrets != "" {
@@ -78,6 +81,7 @@ func (Kind) Digest(f knock.File, text []byte) (any, error) {
 			d.doors = append(d.doors, o.Doors...)
 		}
 	}
+	d.enlist()
 	slices.Sort(d.doors)
 	d.doors = slices.Compact(d.doors)
 	return d, nil

@@ -119,6 +119,23 @@ func TestFilesInEveryOrder(t *testing.T) {
 	})
 }
 
+// What one knock takes for a file of keys and another for what is revoked is read as the
+// first of them, and lets nobody in at the other.
+func TestOneFileIsOneThing(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t, alice.line(""))
+	r := s.uses[1].Rule.(Rule)
+	r.Keys, r.Revoked = "/others", keysFile
+	s.use(s.uses[0], knock.Use{Door: "panel", Rule: r})
+	s.feed("/others", alice.line(""))
+	if !s.opensFor(alice, "web") || s.opensFor(alice, "panel") {
+		t.Error("alice's key, which is in the file of one knock that has what is revoked at the other: want that it opens the first alone")
+	}
+	if all := s.kept.Use(s.now, s.uses); len(all) != 1 || all[0] != `/keys is keys of door "web" and revoked of door "panel", and the knock of the second opens nothing: give it a file of its own` {
+		t.Errorf("warnings are %q", all)
+	}
+}
+
 // A file that is not what it should be takes nothing back from whom it keeps out, gives
 // nothing, and says so.
 func TestFilesThatAreWrong(t *testing.T) {
@@ -159,7 +176,7 @@ func TestFilesThatAreWrong(t *testing.T) {
 		if got := s.opensFor(alice, "web"); got != tt.alice {
 			t.Errorf("%s with %q, %v: alice gets in: %v, want %v", tt.path, tt.text, tt.err, got, tt.alice)
 		}
-		if got := s.kept.Stands("web", "alice "+alice.id()); got != tt.alice {
+		if got := s.kept.Stands(s.now, "web", "alice "+alice.id()); got != tt.alice {
 			t.Errorf("%s with %q, %v: what alice has stands: %v, want %v", tt.path, tt.text, tt.err, got, tt.alice)
 		}
 		if s.opensFor(bob, "web") {
@@ -175,7 +192,7 @@ func TestStandsAtADoor(t *testing.T) {
 	r := s.uses[1].Rule.(Rule)
 	r.Keys = "/others"
 	s.use(s.uses[0], knock.Use{Door: "panel", Rule: r})
-	if !s.kept.Stands("panel", "bob "+bob.id()) {
+	if !s.kept.Stands(s.now, "panel", "bob "+bob.id()) {
 		t.Error("before the file of the door was read, nobody is known to have lost anything")
 	}
 	s.feed("/others", alice.line(""))
@@ -186,12 +203,12 @@ func TestStandsAtADoor(t *testing.T) {
 	}{
 		{"web", alice, true}, {"panel", alice, true}, {"web", bob, true}, {"panel", bob, false}, {"web", newKey("mallory"), false}, {"gone", bob, true},
 	} {
-		if got := s.kept.Stands(tt.door, tt.who.name+" "+tt.who.id()); got != tt.want {
+		if got := s.kept.Stands(s.now, tt.door, tt.who.name+" "+tt.who.id()); got != tt.want {
 			t.Errorf("what %s has at %s stands: %v, want %v", tt.who.name, tt.door, got, tt.want)
 		}
 	}
 	s.feed("/others", alice.line(`doors="web"`))
-	if s.kept.Stands("panel", "alice "+alice.id()) {
+	if s.kept.Stands(s.now, "panel", "alice "+alice.id()) {
 		t.Error("what alice has at a door that her line leaves out by now stands")
 	}
 	// Without any file that could be read, what there was stands, but not what was locked.
@@ -200,7 +217,7 @@ func TestStandsAtADoor(t *testing.T) {
 	s.feeds(keysFile, "", errDenied)
 	s.feed(identityFile, identityText(7))
 	for _, k := range []key{alice, bob} {
-		if got := s.kept.Stands("web", k.name+" "+k.id()); got != (k.name == "alice") {
+		if got := s.kept.Stands(s.now, "web", k.name+" "+k.id()); got != (k.name == "alice") {
 			t.Errorf("while the file of keys cannot be read, what %s has stands: %v", k.name, got)
 		}
 	}
