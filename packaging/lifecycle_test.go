@@ -77,7 +77,11 @@ func newLife(t *testing.T, suite, before, now, built string) *life {
 // and returns what it says.
 func (l *life) apt(args string) string {
 	l.Helper()
-	said := l.m.Run("sh", "-c", "DEBIAN_FRONTEND=noninteractive exec apt-get -qq -y -o Dpkg::Use-Pty=0 "+args+" </dev/null")
+	// However long it takes: on a busy machine that is minutes.
+	said, err := l.m.System.Run(l.Context(), "sh", "-c", "DEBIAN_FRONTEND=noninteractive exec apt-get -qq -y -o Dpkg::Use-Pty=0 "+args+" </dev/null")
+	if err != nil {
+		l.Fatal(err)
+	}
 	l.Logf("apt-get %s:\n%s", args, said)
 	return said
 }

@@ -238,10 +238,10 @@ func (t *trip) variants(s step, crashes bool) []step {
 }
 
 func TestExplore(t *testing.T) {
-	race.Skip(t) // the explorer's gateways have no goroutines that share anything
 	t.Cleanup(withClub())
 	for _, sc := range scenes() {
 		t.Run(sc.name, func(t *testing.T) {
+			race.Skip(t) // the explorer's gateways have no goroutines that share anything
 			begun := time.Now()
 			x := &explorer{scene: sc, most: atMost()}
 			depth, broken := x.explore()
