@@ -63,6 +63,12 @@ func newMinute(since time.Time) *minute {
 	return &minute{since: since, answers: make(map[number]answered), ports: [][]seal.Port{nil}, places: make(map[string]uint16)}
 }
 
+// has says whether a handshake was heard in this minute.
+func (m *minute) has(n number) bool {
+	_, ok := m.answers[n]
+	return ok
+}
+
 // first says whether a request with a right proof of somebody's has not been heard before,
 // and there is room to remember it.
 func (h *handshakes) first(k *seal.Knock, whose string, at time.Time) (first, room bool) {
@@ -73,9 +79,7 @@ func (h *handshakes) first(k *seal.Knock, whose string, at time.Time) (first, ro
 		h.now.many = make([]uint16, lanes) // only where somebody has knocked rightly
 	}
 	n := numberOf(k)
-	_, now := h.now.answers[n]
-	_, old := h.old.answers[n]
-	if now || old || k.Issued.Before(h.old.since) { // that is before what is remembered
+	if h.now.has(n) || h.old.has(n) || k.Issued.Before(h.old.since) { // that is before what is remembered
 		return false, true
 	}
 	many := &h.now.many[maphash.String(h.seed, whose)%lanes]
@@ -99,7 +103,7 @@ func (h *handshakes) note(k *seal.Knock, a seal.Answer, at time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, in := range []*minute{h.now, h.old} {
-		if _, ok := in.answers[n]; ok {
+		if in.has(n) {
 			e.ports = in.place(a.Ports, text)
 			in.answers[n] = e
 		}

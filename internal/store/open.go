@@ -352,6 +352,9 @@ func (s *Store) Close() error {
 	if !s.said && s.trail.sync() == nil && s.trail.synced != s.noted {
 		_ = s.state.append(appendEntry(nil, trailNote(s.trail.synced)))
 	}
+	if s.state.size > s.state.end {
+		_ = s.state.trim()
+	}
 	return s.closeFiles()
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -215,6 +216,41 @@ func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLim
 		t.Fatalf("%s: the next record has ID %d, want %d", at, r[0].ID, want+1)
 	}
 	verify(t, s)
+}
+
+// Few commits make the file longer: to sync those that do takes longer.
+func TestCommitsLeaveTheLengthAlone(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	p := &plug{disk: make(map[string][]byte)}
+	s, err := open(dir, AuditLimit{}, slog.New(slog.DiscardHandler), p.wrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ops = nil
+	const commits = 300
+	mark := func(n int) Change {
+		return Change{Marks: []Mark{{Knock: "sealed", Key: strconv.Itoa(n), Value: make([]byte, 100)}}}
+	}
+	for n := range commits {
+		mustCommit(t, s, mark(n))
+	}
+	size, grown, synced := int64(0), 0, 0
+	for _, o := range p.ops {
+		if end := o.at + int64(len(o.data)); end > size {
+			size, grown = end, grown+1
+		}
+		if o.sync {
+			synced++
+		}
+	}
+	if synced != commits || grown > 3 {
+		t.Errorf("%d commits synced %d times and made the file longer %d times, want %d and 3 at most", commits, synced, grown, commits)
+	}
+	mustClose(t, s)
+	if info, err := os.Stat(filepath.Join(dir, stateName(0))); err != nil || info.Size() != s.state.end {
+		t.Errorf("closed, the file has %v, %v, want %d bytes", info.Size(), err, s.state.end)
+	}
 }
 
 // TestDiskErrors makes each write, truncation and sync of the state, and then of the

@@ -357,10 +357,14 @@ func (s *Store) path() string { return filepath.Join(s.dir, stateName(s.at)) }
 
 // fullDisk says what to do if err comes from a full disk.
 func fullDisk(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if isFull(err) {
 		return fmt.Errorf("the disk is full, free some space: nothing of this change was kept: %w", err)
 	}
 	return err
+}
+
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // numbered gives records the IDs after last, chains them to the ends, and encodes them as
