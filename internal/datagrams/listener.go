@@ -252,6 +252,7 @@ func (l *Listener) drop(s *socket) {
 	s.use(nil)
 	l.pool.listen(&s.queue, false)
 	l.overrun += s.overrun()
+	s.closed.Store(true)
 	if err := s.file.Close(); err != nil {
 		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
 	}

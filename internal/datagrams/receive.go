@@ -4,10 +4,8 @@ package datagrams
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -99,7 +97,8 @@ func (l *Listener) receive(s *socket) {
 		return errno != unix.EAGAIN
 	}
 	for failures := 0; failures < maxFailures; failures++ {
-		if err := s.raw.Read(read); errors.Is(err, os.ErrClosed) {
+		// The error of a file that is closed during the call is none that package os names.
+		if err := s.raw.Read(read); s.closed.Load() {
 			return
 		} else if err != nil {
 			l.dies(s, err)
