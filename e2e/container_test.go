@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -35,8 +36,14 @@ func TestTheContainer(t *testing.T) {
 	config := s.lab.Path("etc/doorward.toml")
 	s.must(os.WriteFile(config, []byte(webDoor(`open_for = "10m"`, touchKnock)+
 		"[door.vpn]\nports = [\"1194/tcp\"]\nservice = { unit = \"vpn.service\" }\n[door.vpn.presence]\nlogins = \"off\"\n"+
-		"[[door.vpn.knock]]\nkind = \"touch\"\nlisten = [79, 59011]\ntouch = [79, 59011]\n"), 0o640))
-	s.must(os.Chown(config, 0, c.user))
+		"[[door.vpn.knock]]\nkind = \"touch\"\nlisten = [79, 59011]\ntouch = [79, 59011]\n"+
+		"[door.panel]\nports = [\"8443/tcp\"]\n[door.panel.presence]\nlogins = \"off\"\n[[door.panel.knock]]\nkind = \"sealed\"\nport = 24831\n"), 0o640))
+	s.must(os.WriteFile(s.lab.Path("etc/sealed.key"), fmt.Appendf(nil, "key %s\nprofile %s\n",
+		base64.StdEncoding.EncodeToString(make([]byte, 32)), base64.StdEncoding.EncodeToString(make([]byte, 16))), 0o640))
+	s.must(os.WriteFile(s.lab.Path("etc/authorized_keys"), nil, 0o640))
+	for _, name := range []string{"doorward.toml", "sealed.key", "authorized_keys"} {
+		s.must(os.Chown(s.lab.Path("etc/"+name), 0, c.user))
+	}
 	s.serve(s.server, ":8080")
 
 	c.start()
@@ -49,6 +56,9 @@ func TestTheContainer(t *testing.T) {
 		t.Errorf("there is a shell in the container: %v: %s", err, out)
 	}
 	c.saysThatThereIsNoDBus()
+	if out, err := c.exec("doorward", "invite", "--door", "panel", "--for", "alice", "--host", gate4); err != nil || !strings.Contains(out, "doorward-invite:") {
+		t.Errorf("the container invites nobody: %v: %s", err, out)
+	}
 
 	c.end()
 	s.says(s.table(), `chain`)

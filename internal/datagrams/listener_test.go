@@ -277,6 +277,12 @@ func TestSet(t *testing.T) {
 		}
 	}
 	silent(t, c)
+	if err := s.listener.Close(); err != nil {
+		t.Error(err)
+	}
+	if log := s.log.String(); log != "" {
+		t.Errorf("a port that is given up is nothing to complain about:\n%s", log)
+	}
 }
 
 // The error names who has a port already, and the listener gets the port when it is
