@@ -44,6 +44,10 @@ With --bind nobody but the owner of that key can use the invite. If the gateway 
 the key already, the line has nothing to enrol with, and only tells where and how to
 knock.
 
+With --one-way the visitor's profile has one_way: from then on it knocks with single
+packets, which nobody answers, for networks that pass no answers. The door must have
+one_way, too. doorward accept itself needs answers: have the line accepted at home.
+
 The line says where the gateway is: --host, or host in [gateway] of the daemon's
 configuration. With several, such as a name and the addresses that it should have, a
 visitor's doorward tries all of them.
@@ -65,8 +69,9 @@ What alice types, on any system:
 
   doorward accept doorward-invite:...
 
-and, if it is encrypted, with age:
+and, if it is encrypted, with the file, or with age where the key has a passphrase:
 
+  doorward accept invite.age
   age -d -i ~/.ssh/id_ed25519 invite.age | doorward accept -`
 
 // inviteOptions are the flags of invite.
@@ -98,6 +103,7 @@ func newInvite(e *env) *cobra.Command {
 	f.StringVar(&o.expires, "expires", "7d", "the `TIME` for which it can be used, such as 12h or 7d")
 	f.StringVar(&o.Options, "options", "", "`OPTIONS` of the key, as in authorized_keys")
 	f.StringVar(&o.bind, "bind", "", "the one `KEY` that it is for: a fingerprint, or a public key or its file")
+	f.BoolVar(&o.OneWay, "one-way", false, "have it knock with single packets, where networks pass no answers")
 	f.StringArrayVar(&o.hosts, "host", nil, "name or address of this gateway for visitors (default: the configuration's)")
 	f.IntVar(&o.rescue, "rescue", 0, "print a sheet with this `NUMBER` of rescue codes instead, 1 to 100")
 	f.StringArrayVar(&o.to, "to", nil, "encrypt it to this public `KEY`, or to those of a file")
@@ -127,7 +133,7 @@ func (o *inviteOptions) check(given func(string) bool) (err error) {
 		return errors.New("--quiet would make secrets that nobody sees: 2>/dev/null leaves them alone on standard output")
 	}
 	if given("rescue") {
-		for _, name := range []string{"for", "expires", "options", "bind", "to", "qr"} {
+		for _, name := range []string{"for", "expires", "options", "bind", "one-way", "to", "qr"} {
 			if given(name) {
 				return fmt.Errorf("--rescue and --%s exclude one another", name)
 			}
@@ -233,7 +239,7 @@ func (o *inviteOptions) invite(ctx context.Context, e *env, daemon *control.Clie
 	}
 	if o.json {
 		return printJSON(e.stdout, inviteJSON{Invite: text, For: credential.Name(o.For), Door: o.Door, Encrypted: len(to) > 0,
-			Bound: made.Bound, Expires: made.Expires, Hosts: hosts, Port: made.Port, Fingerprint: made.Fingerprint})
+			Bound: made.Bound, OneWay: made.OneWay, Expires: made.Expires, Hosts: hosts, Port: made.Port, Fingerprint: made.Fingerprint})
 	}
 	before, after := o.words(e, made, to)
 	fmt.Fprint(e.stderr, before)
@@ -260,6 +266,7 @@ type inviteJSON struct {
 	For         string    `json:"for"`       // whom it is for
 	Door        string    `json:"door"`      // the one door that it is for, "" for all
 	Bound       bool      `json:"bound"`     // the key is known already, and the invite enrols none
+	OneWay      bool      `json:"one_way"`   // the key knocks with single packets once it is enrolled
 	Expires     time.Time `json:"expires"`
 	Hosts       []string  `json:"hosts"` // where visitors find the gateway; never null
 	Port        uint16    `json:"port"`
@@ -286,9 +293,12 @@ func (o *inviteOptions) words(e *env, made sealed.Invite, to []share.Key) (befor
 	}
 	how := "doorward accept LINE"
 	if len(to) > 0 {
-		how = "age -d -i ~/.ssh/id_ed25519 FILE | doorward accept -"
+		how = "doorward accept FILE\nor, with a key that has a passphrase:\n  age -d -i ~/.ssh/id_ed25519 FILE | doorward accept -"
 	} else {
 		before += say("Send it by a way that only %s reads, or encrypt it: --to KEY.pub", who)
+	}
+	if made.OneWay {
+		before += say("Once it is accepted, which needs a network that passes answers, %s knocks with single packets.", who)
 	}
 	after = "\n" + say("What %s types, on any system with doorward:", who) + "\n  " + how + "\n"
 	if !made.Bound {
@@ -325,7 +335,8 @@ func lineOf(made sealed.Invite, hosts []string) (string, error) {
 		return "", errors.New("the daemon's answer has no invite in it: doorward and doorwardd are not of the same version")
 	}
 	v := profile.Invite{Expires: made.Expires, Secret: seal.Profile(made.Profile), Code: [16]byte(made.Code), Fingerprint: f,
-		Port: made.Port, TCP: made.TCP, Bound: made.Bound, Door: made.Door, Name: profile.NameFor(hosts), Hosts: hosts}
+		Port: made.Port, TCP: made.TCP, Bound: made.Bound, OneWay: made.OneWay, AnySource: made.AnySource,
+		Door: made.Door, Name: profile.NameFor(hosts), Hosts: hosts}
 	if err := v.Check(); err != nil {
 		return "", fmt.Errorf("the invite cannot be written as a line: %w", err)
 	}

@@ -81,6 +81,9 @@ func newOffice(t *testing.T) *office {
 		if errors.As(err, &told) {
 			return control.Reply{}, &control.Error{Code: control.CodeRefused, Message: told.Message, Hint: told.Hint}
 		}
+		if err == nil && change.Reply != nil {
+			result, err = change.Reply()
+		}
 		reply := control.Reply{Message: "done", Result: result}
 		if change.Recheck {
 			reply.Ended = 2
@@ -181,6 +184,30 @@ func TestInviteBound(t *testing.T) {
 	}
 	if n := len(o.list().Invites); n != 2 {
 		t.Errorf("%d invites are outstanding, want the 2 from before", n)
+	}
+}
+
+// An invite for single packets makes a profile that knocks with them, where the door takes
+// them.
+func TestInviteOneWay(t *testing.T) {
+	o := newOffice(t)
+	code, _, stderr := operate(o.t, o.vars, "invite", "--for", "alice", "--one-way")
+	const refused = `doorward: error: door "ssh" takes no single packets
+doorward: hint: one_way = true at the knock in the configuration, and doorward apply; or an invite without --one-way
+`
+	if code == 0 || stderr != refused {
+		t.Errorf("at a door that takes none: exit status %d, and\n%s", code, stderr)
+	}
+	for _, any := range []bool{false, true} {
+		p := profileOf(profile.Invite{Hosts: []string{"192.0.2.1"}, OneWay: true, AnySource: any}, "gate")
+		if !p.OneWay || p.AnySource != any {
+			t.Errorf("the profile is %+v, want single packets, from any source: %v", p, any)
+		}
+	}
+	line, err := lineOf(sealed.Invite{Code: make([]byte, 16), Profile: make([]byte, 16), Fingerprint: o.id, Port: 1, OneWay: true, AnySource: true,
+		Expires: noon}, []string{"192.0.2.1"})
+	if v, wrong := profile.ParseInvite(line); err != nil || wrong != nil || !v.OneWay || !v.AnySource {
+		t.Errorf("%v, %v: the line says %+v, want single packets from any source", err, wrong, v)
 	}
 }
 

@@ -18,6 +18,8 @@ class Invite:
     port: int
     tcp: bool
     known: bool
+    one_way: bool
+    any_source: bool
     door: bytes
     gateway: str
     hosts: list
@@ -37,12 +39,12 @@ class Invite:
             rest = io.BytesIO(raw[head.size:])
             door, gateway = read_name(rest), read_name(rest)
             hosts = [read_name(rest) for _ in range(rest.read(1)[0])]
-            if rest.read(1):
+            if rest.read(1) or flags > 15 or flags & 12 == 8:
                 raise IndexError
         except (binascii.Error, struct.error, IndexError, UnicodeDecodeError):
             raise sealed.ProtocolError("the invite is not whole, or something follows it: copy the line again") from None
         return cls(expiry, profile, code, fingerprint, port, bool(flags & 1), bool(flags & 2),
-                   door.encode(), gateway, hosts)
+                   bool(flags & 4), bool(flags & 8), door.encode(), gateway, hosts)
 
 
 def read_name(stream):

@@ -258,7 +258,9 @@ func TestCertificates(t *testing.T) {
 	}
 	s.refuses(s.visitor, gate4, "8080")
 	s.opens(s.visitor, gate4, good)
-	s.has("web", visitor4+" sealed good")
+	s.opens(s.visitor, gate4, certify("next", 6, signer, nil))
+	s.has("web", visitor4+" sealed good", visitor4+" sealed next")
+	s.restart()
 
 	// As ssh-keygen makes a list of those that are revoked.
 	for name, text := range map[string]string{"ca.pub": ca.line(""), "spec": "serial: 5\n"} {
@@ -274,7 +276,7 @@ func TestCertificates(t *testing.T) {
 		}
 		return nil
 	})
-	s.opens(s.visitor, gate4, certify("next", 6, signer, nil))
+	s.has("web", visitor4+" sealed next")
 }
 
 // Whatever becomes of the file of keys, nobody gets in who did not before, and who is not

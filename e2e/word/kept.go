@@ -33,6 +33,9 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 // Digest is the text itself.
 func (Kind) Digest(_ knock.File, text []byte) (any, error) { return string(text), nil }
 
+// Identity is the name itself.
+func (Kind) Identity(by string) string { return by }
+
 type kept struct {
 	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order
@@ -121,7 +124,7 @@ func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Ch
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
 // Stands says whether a name has a word.
-func (k *kept) Stands(_, by string) bool {
+func (k *kept) Stands(_ time.Time, _, by string) bool {
 	if strings.HasPrefix(by, "number ") {
 		return true
 	}

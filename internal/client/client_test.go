@@ -425,7 +425,7 @@ func TestManyAddresses(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for reason := seal.Reason(1); reason < 140; reason++ {
 		e := newRefusal(seal.Answer{Status: seal.Refused, Reason: reason}, seal.Key, time.Now())
-		known := reason <= seal.Reason(credential.CodeExpired) || reason >= seal.NotAccepted && reason <= seal.TooLong
+		known := reason <= seal.Reason(credential.CodeExpired) || reason >= seal.NotAccepted && reason <= seal.SpentInVain
 		if (e.Error() != "" && !strings.Contains(e.Error(), "not known here")) != known {
 			t.Errorf("reason %d: %s", reason, e)
 		}

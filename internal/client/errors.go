@@ -183,6 +183,7 @@ var refusals = map[seal.Reason]struct{ word, text string }{
 	seal.NotOpen:     {"not-open", "there is nothing to extend: the door is not open to you; knock without --extend"},
 	seal.Unavailable: {"unavailable", "the gateway cannot open the door now; its operator sees why in doorward status"},
 	seal.TooLong:     {"too-long", "the key is too long to be enrolled: accept the invite with another one, such as one of ssh-keygen -t ed25519"},
+	seal.SpentInVain: {"spent-in-vain", "%s is used now, but the gateway could not open the door: cross it out; the operator sees why in doorward status"},
 	seal.NotStarted:  {"not-started", "the service behind the door did not start; the gateway's operator sees why in doorward log"},
 }
 

@@ -20,6 +20,7 @@ type sharingKind struct{ wordKind }
 func (sharingKind) Name() string                                { return "sharing" }
 func (sharingKind) Keep(io.Reader, []knock.Mark) (k knock.Kept) { return k }
 func (sharingKind) Digest(knock.File, []byte) (any, error)      { return nil, nil }
+func (sharingKind) Identity(by string) string                   { return by }
 func (sharingKind) Read(t *tables.Table) knock.Rule {
 	if r, ok := (wordKind{}).Read(t).(wordRule); ok {
 		return sharingRule{r}

@@ -114,10 +114,11 @@ func Name(comment string) string {
 	return strings.Clone(legible.Clip(strings.Join(kept, " "), mostName))
 }
 
-// isIdentity says whether a word looks like one of those that By ends with.
+// isIdentity says whether a word looks like one that By adds to a name.
 func isIdentity(word string) bool {
 	word = strings.ToLower(word)
-	return strings.HasPrefix(word, "sha256:") || strings.HasPrefix(word, secretPrefix) || strings.HasPrefix(word, rescuePrefix)
+	return strings.HasPrefix(word, "sha256:") || strings.HasPrefix(word, secretPrefix) || strings.HasPrefix(word, rescuePrefix) ||
+		strings.HasPrefix(word, issuedPrefix)
 }
 
 // by joins a name and an identity to what people read of a party.

@@ -89,7 +89,7 @@ func (r *Revocations) section(kind byte, data reader, rest *reader) error {
 			if len(hash) != sha1.Size {
 				return false
 			}
-			r.sha1s[[sha1.Size]byte(hash)] = struct{}{}
+			r.sha1s[sha1Hash(hash)] = struct{}{}
 			return true
 		})
 	case krlSignature:
@@ -142,7 +142,7 @@ func (r *Revocations) certificates(data reader) error {
 	}
 	c := r.certs[of]
 	if c == nil {
-		c = &revokedCertificates{serials{words: map[uint64]uint64{}}, map[string]struct{}{}}
+		c = &revokedCertificates{serials{words: map[uint64]uint64{}}, map[idHash]struct{}{}}
 		r.certs[of] = c
 	}
 	for len(data) > 0 {
@@ -186,7 +186,7 @@ func (c *revokedCertificates) section(kind byte, data reader) error {
 		return nil
 	case krlKeyIDs:
 		return data.each(func(id []byte) bool {
-			c.ids[string(id)] = struct{}{}
+			c.ids[idHashOf(string(id))] = struct{}{}
 			return true
 		})
 	case krlCertExtension:

@@ -14,6 +14,7 @@ type Party struct {
 
 	options         []*Options // of each of its lines
 	certificate     *certificate
+	issued          *issued   // what By tells of it
 	ends            time.Time // of a code; zero: it does not
 	security        bool      // it has a security key
 	flags           byte      // of the security key
@@ -21,8 +22,14 @@ type Party struct {
 }
 
 // By is who it is in records: its name, if it has one, and its ID after that. ID takes
-// the ID out of it.
-func (p *Party) By() string { return by(p.Name, p.ID) }
+// the ID out of it. Of a certificate it has in between what Ring.Stands has to know; it has
+// 256 bytes at most.
+func (p *Party) By() string {
+	if p.issued == nil {
+		return by(p.Name, p.ID)
+	}
+	return by(p.Name, p.issued.String()+" "+p.ID)
+}
 
 // Ask is what a party asks for.
 type Ask struct {

@@ -2,7 +2,6 @@ package credential
 
 import (
 	"bytes"
-	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -11,7 +10,7 @@ import (
 // Revocations are keys and certificates that count no more. The nil pointer is none.
 type Revocations struct {
 	keys  map[Fingerprint]struct{}
-	sha1s map[[sha1.Size]byte]struct{}
+	sha1s map[sha1Hash]struct{}
 	certs map[Fingerprint]*revokedCertificates // by authority; anyAuthority for all
 }
 
@@ -21,11 +20,11 @@ var anyAuthority Fingerprint
 // revokedCertificates are those of one authority.
 type revokedCertificates struct {
 	serials serials
-	ids     map[string]struct{}
+	ids     map[idHash]struct{}
 }
 
 func newRevocations() *Revocations {
-	return &Revocations{map[Fingerprint]struct{}{}, map[[sha1.Size]byte]struct{}{}, map[Fingerprint]*revokedCertificates{}}
+	return &Revocations{map[Fingerprint]struct{}{}, map[sha1Hash]struct{}{}, map[Fingerprint]*revokedCertificates{}}
 }
 
 // Revoke returns the revocations of keys, by their fingerprints.
@@ -95,15 +94,17 @@ func (r *Revocations) key(blob []byte, f Fingerprint) bool {
 	if r == nil {
 		return false
 	}
-	if _, ok := r.keys[f]; ok {
-		return true
-	}
 	if len(r.sha1s) == 0 {
-		return false
+		return r.has(f, sha1Hash{})
 	}
-	// SHA-1 is what the list was made with: what collides with a revoked key is revoked.
-	_, ok := r.sha1s[sha1.Sum(blob)]
-	return ok
+	return r.has(f, sha1HashOf(blob))
+}
+
+// has is key by both hashes of a key.
+func (r *Revocations) has(f Fingerprint, hash sha1Hash) bool {
+	_, ok := r.keys[f]
+	_, ok2 := r.sha1s[hash]
+	return ok || ok2
 }
 
 // certificate says whether a certificate is revoked, as ssh_krl_check_key (krl.c) does:
@@ -116,16 +117,22 @@ func (r *Revocations) certificate(c *certificate) bool {
 	if r.key(c.key, FingerprintOf(c.key)) || r.key(c.authority, authority) {
 		return true
 	}
+	return r.number(authority, c.serial, idHashOf(c.id))
+}
+
+// number says whether an authority's certificate of a serial number and a key ID is
+// revoked.
+func (r *Revocations) number(authority Fingerprint, serial uint64, id idHash) bool {
 	for _, of := range []Fingerprint{authority, anyAuthority} {
 		revoked := r.certs[of]
 		if revoked == nil {
 			continue
 		}
-		if _, ok := revoked.ids[c.id]; ok {
+		if _, ok := revoked.ids[id]; ok {
 			return true
 		}
 		// 0 is the number of certificates that were given none.
-		if c.serial != 0 && revoked.serials.has(c.serial) {
+		if serial != 0 && revoked.serials.has(serial) {
 			return true
 		}
 	}

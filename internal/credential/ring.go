@@ -152,7 +152,7 @@ func (r *Ring) Certificate(certificate, message, sig []byte) (*Party, bool) {
 	}
 	p := r.party(FingerprintOf(c.key).String(), Name(c.id))
 	p.security, p.flags = isSecurityKey(s.format), s.flags
-	p.certificate = c
+	p.certificate, p.issued = c, issuedBy(c, authority, lines)
 	p.locked = p.locked || r.o.Locked[authority.String()]
 	p.revoked = r.revoked(func(l *Revocations) bool { return l.certificate(c) })
 	for _, l := range lines {
@@ -171,7 +171,7 @@ func (r *Ring) Secret(id [16]byte, message []byte, proof [32]byte) (*Party, bool
 	if !known {
 		s = &Secret{}
 	}
-	want := SecretProof(s.secret, message)
+	want := proofBy(s.mac, message)
 	if subtle.ConstantTimeCompare(want[:], proof[:]) != 1 || !known {
 		return nil, false
 	}

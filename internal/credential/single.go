@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -72,11 +73,12 @@ func SingleProof(sig []byte) (proof [64]byte, ok bool) {
 	return proof, false
 }
 
-// Stands says whether whoever has an identity (Party.ID) may still have what that led to at
-// a door: it is neither locked nor revoked, and where it is a key's or a secret's, that is
-// still known, and still for the door. Where there are authorities, a key that is not known may have a certificate, and
-// stands; a rescue code's stands although the code is used up.
-func (r *Ring) Stands(door, id string) bool {
+// Stands says whether whoever knocked in a name (Party.By) may still have what that led to
+// at a door: neither key nor secret nor certificate nor its authority is locked or revoked,
+// all that it depends on is still known, for the door and at this time, which is read in
+// now's zone. A rescue code's stands although the code is used up.
+func (r *Ring) Stands(now time.Time, door, by string) bool {
+	id := ID(by)
 	if r.o.Locked[id] {
 		return false
 	}
@@ -86,20 +88,24 @@ func (r *Ring) Stands(door, id string) bool {
 			return false
 		}
 		s := r.secrets[[16]byte(raw)]
-		return s != nil && s.Options.opens(door)
+		return s != nil && s.Options.stands(now, door)
 	}
 	f, err := ParseFingerprint(id)
 	if err != nil {
 		return strings.HasPrefix(id, rescuePrefix)
 	}
+	if i := issuedIn(by); i != nil {
+		return i.counts(r, now, door, f)
+	}
 	lines := r.lines(f)
-	opens := slices.ContainsFunc(lines, func(k *Key) bool { return k.Options.opens(door) })
-	if !opens && !r.o.File.signs() {
+	if !slices.ContainsFunc(lines, func(k *Key) bool { return k.Options.stands(now, door) }) {
 		return false
 	}
-	var blob []byte
-	if len(lines) > 0 {
-		blob = lines[0].Blob
-	}
-	return !r.revoked(func(l *Revocations) bool { return l.key(blob, f) })
+	return !r.revoked(func(l *Revocations) bool { return l.key(lines[0].Blob, f) })
+}
+
+// stands says whether a line is for a door, at this time.
+func (o *Options) stands(now time.Time, door string) bool {
+	return o.opens(door) && (o.Expires.IsZero() || now.Before(o.Expires.In(now.Location()))) &&
+		(o.Schedule == nil || o.Schedule.Covers(now))
 }

@@ -121,7 +121,7 @@ func TestStands(t *testing.T) {
 		{"another is locked", locked(id(bob)), id(alice), true},
 		{"revoked", authority, id(bob), false},
 		{"an authority itself is no party", Origins{Enrolled: keys.Enrolled}, id(alice), false},
-		{"perhaps with a certificate", authority, id(carol), true},
+		{"unknown, without a certificate", authority, id(carol), false},
 		{"a secret", keys, secret, true},
 		{"a locked secret", locked(secret), secret, false},
 		{"a secret that is gone", Origins{}, secret, false},
@@ -131,7 +131,7 @@ func TestStands(t *testing.T) {
 		{"nothing known", keys, "somebody", false},
 		{"nothing", keys, "", false},
 	} {
-		if got := NewRing(c.o).Stands("web", c.id); got != c.want {
+		if got := NewRing(c.o).Stands(now, "web", c.id); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

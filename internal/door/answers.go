@@ -257,7 +257,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		out = d.startAgain(now)
 	}
 	for i, w := range d.waiting {
-		if w.source == r.source && w.claimant == r.claimant {
+		if w.source == r.source && w.knock == r.knock && d.grants.parties.same(w.by, r.by) {
 			d.waiting[i] = r
 			return out
 		}
@@ -291,6 +291,9 @@ func (d *Door) opened(now time.Time) []Effect {
 
 // give makes or refreshes a claim to a source's grant.
 func (d *Door) give(now time.Time, r request) []Effect {
+	if !r.latest.IsZero() && !now.Before(r.latest) {
+		return []Effect{d.record(now, audit.EventRefused, SourceString(r.source), r.by, "its time was up before the grant could be given", time.Time{})}
+	}
 	if r.by != byPresence {
 		d.saved.LastSeen = now // somebody is on their way in
 		d.saved.ForAll = d.saved.ForAll || r.length == 0
@@ -298,6 +301,9 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	until := now.Add(r.length)
 	if r.length == 0 {
 		until, _ = d.darkAt() // never false: Configure leaves no such request otherwise
+	}
+	if !r.latest.IsZero() && until.After(r.latest) {
+		until = r.latest
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	n, has := d.grants.find(r.source)
@@ -307,6 +313,9 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	}
 	drawnOut := has && r.by == byPresence
 	again := drawnOut && d.grants.claimOf(d.grants.claims(n), byPresence) >= 0
+	if was, other := d.under(r.source, r.by); other {
+		out = append(out, DropClaim{r.source, was})
+	}
 	end := d.claim(now, r.source, r.claimant, until)
 	if drawnOut {
 		// Presence extends a grant to everybody every few seconds: that is no news, and
@@ -319,6 +328,22 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	}
 	return append(out, Give{r.source, end}, KeepClaim{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until))
+}
+
+// under returns the name in which somebody has a claim to a source's grant, if that is
+// another one of theirs: as when their certificate was renewed.
+func (d *Door) under(source netip.Prefix, by string) (was string, other bool) {
+	n, has := d.grants.find(source)
+	if !has {
+		return "", false
+	}
+	claims := d.grants.claims(n)
+	i := d.grants.claimOf(claims, by)
+	if i < 0 {
+		return "", false
+	}
+	was = d.grants.parties.at(claims[i].by).by
+	return was, was != by
 }
 
 // claim adds a claim that was made at since, and returns when the grant now ends.

@@ -95,6 +95,7 @@ type request struct {
 	reason string
 	length time.Duration // 0: for everybody, until the door goes dark
 	asked  time.Time
+	latest time.Time // no grant lasts beyond it; zero: that is not bounded
 }
 
 // New returns a door as it was saved. A door that was saved in the middle of a change is
@@ -113,7 +114,7 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	d := &Door{
 		saved:     saved,
 		fresh:     fresh,
-		grants:    newGrantTable(now),
+		grants:    newGrantTable(now, rules.Who),
 		penalties: newPenalties(now),
 	}
 	d.Configure(rules)
@@ -180,7 +181,7 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Name, k.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door ignores knocks", time.Time{})}
 	}
-	r := request{source: k.Source, claimant: claimant{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now}
+	r := request{source: k.Source, claimant: claimant{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now, latest: k.Latest}
 	if r.length <= 0 {
 		r.length = d.rules.OpenFor
 	}
@@ -199,7 +200,7 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
-	return d.ask(now, request{source, claimant{by: by}, ordered(by), length, now}), nil
+	return d.ask(now, request{source: source, claimant: claimant{by: by}, reason: ordered(by), length: length, asked: now}), nil
 }
 
 // Ended notes that a grant has left the kernel before its time: a single-use grant that

@@ -31,8 +31,11 @@ type claim struct {
 	until int64
 }
 
-func newGrantTable(epoch time.Time) grantTable {
-	b := grantTable{ends: expiryQueue{epoch: epoch}}
+func newGrantTable(epoch time.Time, who func(by string) string) grantTable {
+	if who == nil {
+		who = func(by string) string { return by }
+	}
+	b := grantTable{ends: expiryQueue{epoch: epoch}, parties: claimants{who: who}}
 	b.clear()
 	return b
 }
@@ -40,7 +43,7 @@ func newGrantTable(epoch time.Time) grantTable {
 // clear ends all grants, at the cost of one.
 func (b *grantTable) clear() {
 	*b = grantTable{of: index{seed: maphash.MakeSeed()}, ends: expiryQueue{epoch: b.ends.epoch}, more: make(map[int32][]claim),
-		parties: claimants{number: make(map[claimant]int32), named: make(map[string][]int32)}}
+		parties: claimants{number: make(map[claimant]int32), named: make(map[string][]int32), who: b.parties.who}}
 }
 
 // find returns the number of a source's grant.
@@ -68,9 +71,10 @@ func (b *grantTable) claims(n int32) []claim {
 	return b.more[n]
 }
 
-// claimOf returns the index in claims of a party, whatever knock it used, -1 for none.
+// claimOf returns the index in claims of a party, whatever name and knock it used, -1 for
+// none.
 func (b *grantTable) claimOf(claims []claim, by string) int {
-	return slices.IndexFunc(claims, func(c claim) bool { return b.parties.at(c.by).by == by })
+	return slices.IndexFunc(claims, func(c claim) bool { return b.parties.same(b.parties.at(c.by).by, by) })
 }
 
 // claim adds a party's claim to a grant until a moment, in place of its earlier claim.
@@ -148,8 +152,12 @@ type claimant struct{ by, knock string }
 type claimants struct {
 	number map[claimant]int32
 	all    slab[shared]
-	named  map[string][]int32 // the numbers by whose they are, whatever knock it was
+	named  map[string][]int32 // the numbers by who they are, whatever name and knock it was
+	who    func(by string) string
 }
+
+// same says whether two names are one's.
+func (ps *claimants) same(a, b string) bool { return a == b || ps.who(a) == ps.who(b) }
 
 type shared struct {
 	claimant
@@ -164,7 +172,8 @@ func (ps *claimants) take(p claimant) int32 {
 	if !ok {
 		n = 1 + ps.all.put(shared{claimant: p})
 		ps.number[p] = n
-		ps.named[p.by] = append(ps.named[p.by], n)
+		who := ps.who(p.by)
+		ps.named[who] = append(ps.named[who], n)
 	}
 	ps.all.at(n-1).uses++
 	return n
@@ -175,9 +184,10 @@ func (ps *claimants) leave(n int32) {
 	e := ps.all.at(n - 1)
 	if e.uses--; e.uses == 0 {
 		delete(ps.number, e.claimant)
-		rest := slices.DeleteFunc(ps.named[e.by], func(m int32) bool { return m == n })
-		if ps.named[e.by] = rest; len(rest) == 0 {
-			delete(ps.named, e.by)
+		who := ps.who(e.by)
+		rest := slices.DeleteFunc(ps.named[who], func(m int32) bool { return m == n })
+		if ps.named[who] = rest; len(rest) == 0 {
+			delete(ps.named, who)
 		}
 		ps.all.drop(n - 1)
 	}
@@ -212,6 +222,6 @@ func (p place) source() netip.Prefix {
 
 // may says whether a claim of p's can be what the same party earned by a knock: one from
 // before a restart does not say by which knock.
-func (p claimant) may(other claimant) bool {
-	return p.by == other.by && (p.knock == other.knock || p.knock == "")
+func (ps *claimants) may(p, other claimant) bool {
+	return ps.same(p.by, other.by) && (p.knock == other.knock || p.knock == "")
 }

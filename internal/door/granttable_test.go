@@ -45,7 +45,7 @@ func TestTheGrantTableAgreesWithMaps(t *testing.T) {
 	sources := []netip.Prefix{Any, visitor, other, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64"),
 		netip.MustParsePrefix("192.0.2.0/32"), netip.MustParsePrefix("::/8")}
 	rapid.Check(t, func(t *rapid.T) {
-		b, want, now := newGrantTable(start), plain{}, start
+		b, want, now := newGrantTable(start, nil), plain{}, start
 		t.Repeat(map[string]func(*rapid.T){
 			"claims of many": func(t *rapid.T) {
 				for i := range rapid.IntRange(0, 40).Draw(t, "how many") {

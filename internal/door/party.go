@@ -11,31 +11,28 @@ import (
 
 // Withdrawal is whose claims end, where, and why. Either Party or Whose says whose.
 type Withdrawal struct {
-	Party  string                         // on whose behalf they are, "" for several
+	Party  string                         // on whose behalf they are, under any name (Rules.Who); "" for several
 	Whose  func(by string) bool           // the same for several
 	At     func(source netip.Prefix) bool // where; nil: everywhere
 	Reason string                         // for the audit trail
 }
 
 // covers says whether a claim is one that ends.
-func (w *Withdrawal) covers(source netip.Prefix, by string) bool {
-	return (by == w.Party || w.Party == "" && w.Whose(by)) && (w.At == nil || w.At(source))
+func (w *Withdrawal) covers(ps *claimants, source netip.Prefix, by string) bool {
+	return (w.Party != "" && ps.same(by, w.Party) || w.Party == "" && w.Whose(by)) && (w.At == nil || w.At(source))
 }
 
 // numbers returns those of the parties in question.
 func (w *Withdrawal) numbers(ps *claimants) map[int32]bool {
 	found := make(map[int32]bool)
 	if w.Party != "" {
-		for _, n := range ps.named[w.Party] {
+		for _, n := range ps.named[ps.who(w.Party)] {
 			found[n] = true
 		}
 		return found
 	}
-	for by, numbers := range ps.named {
-		if !w.Whose(by) {
-			continue
-		}
-		for _, n := range numbers {
+	for p, n := range ps.number {
+		if w.Whose(p.by) {
 			found[n] = true
 		}
 	}
@@ -87,7 +84,7 @@ func (d *Door) WithdrawAt(now time.Time, source netip.Prefix, w Withdrawal) (out
 // Claims says how many claims somebody has to grants of the door.
 func (d *Door) Claims(by string) (n int) {
 	ps := &d.grants.parties
-	for _, number := range ps.named[by] {
+	for _, number := range ps.named[ps.who(by)] {
 		n += ps.all.at(number - 1).uses
 	}
 	return n
@@ -103,12 +100,12 @@ func (d *Door) Elsewhere(source netip.Prefix, by string) bool {
 	return d.Claims(by) > here || len(d.waiting) > 0
 }
 
-// Parties are all on whose behalf there are grants at the door, or knocks that wait for
-// the service; some of them more than once.
+// Parties are all in whose name there are grants at the door, or knocks that wait for the
+// service; some of them more than once.
 func (d *Door) Parties() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for by := range d.grants.parties.named {
-			if !yield(by) {
+		for p := range d.grants.parties.number {
+			if !yield(p.by) {
 				return
 			}
 		}
@@ -123,7 +120,7 @@ func (d *Door) Parties() iter.Seq[string] {
 // withdrawWaiting ends what some wait for.
 func (d *Door) withdrawWaiting(now time.Time, w *Withdrawal) (out []Effect, ended int) {
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool {
-		covered := w.covers(r.source, r.by)
+		covered := w.covers(&d.grants.parties, r.source, r.by)
 		if covered {
 			out = append(out, d.withdrawn(now, r.source, r.by, w))
 			ended++
@@ -155,12 +152,14 @@ func (d *Door) withdrawFrom(now time.Time, n int32, w *Withdrawal, whose map[int
 	if w.At != nil && !w.At(source) {
 		return nil, 0
 	}
-	if others {
+	if before := b.until(now, n); others {
 		for _, by := range mine {
 			b.unclaim(n, b.claimOf(b.claims(n), by))
 			out = append(out, DropClaim{source, by})
 		}
-		out = append(out, Give{source, b.until(now, n)})
+		if until := b.until(now, n); until.Before(before) { // else nothing changes, and it may have been spent
+			out = append(out, Give{source, until})
+		}
 	} else {
 		out = append(d.drop(now, n, true), EndFlows{source})
 	}

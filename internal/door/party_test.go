@@ -3,6 +3,7 @@ package door
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -33,6 +34,17 @@ func TestWithdraw(t *testing.T) {
 	}
 	effects, _, _ = s.door.Withdraw(s.now, party("sealed bob"), 0)
 	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed bob", "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed bob | gone")
+}
+
+// A grant that lasts as long without the claim that ends is not given again: the kernel may
+// have ended it since, by a connection that has spent it, or while no daemon ran and the
+// clock was set back.
+func TestWithdrawGivesNothing(t *testing.T) {
+	s := opened(t, ssh)
+	s.knocks(other, "sealed alice", time.Minute)
+	s.knocks(other, "sealed bob", time.Hour)
+	effects, _, _ := s.door.Withdraw(s.now, party("sealed alice"), 0)
+	s.want(effects, "drop 2001:db8::2 by sealed alice", "record revoked | 2001:db8::2 | sealed alice | gone")
 }
 
 // A neighbour's claim that is over keeps no grant.
@@ -130,5 +142,72 @@ func TestWithdrawManyGrants(t *testing.T) {
 	}
 	if _, _, next := s.door.Withdraw(s.now, party("sealed carol"), 0); next != 0 {
 		t.Error("the grants are walked through for somebody who has none")
+	}
+}
+
+// lastWord is who somebody is whose names end with it.
+func lastWord(by string) string { return by[strings.LastIndexByte(by, ' ')+1:] }
+
+// One visitor under several names, as with a certificate that was renewed, has one claim,
+// the latest; whatever is asked or taken in one of the names counts for all.
+func TestOneVisitorUnderTwoNames(t *testing.T) {
+	named := ssh
+	named.Who = lastWord
+	s := opened(t, named)
+	const before, after, bob = "sealed alice serial-7 A", "sealed alice serial-8 A", "sealed alice serial-7 B"
+	s.knocks(other, before, time.Hour)
+	s.knocks(other, bob, time.Minute)
+	effects := s.door.Knock(s.now, Knock{Name: "sealed", Source: other, By: after, Reason: "right", For: 2 * time.Minute})
+	s.want(effects, "drop 2001:db8::2 by "+before, "give 2001:db8::2 2m0s", "keep 2001:db8::2 by "+after,
+		"record granted | 2001:db8::2 | "+after+" | right")
+	for _, by := range []string{before, after} {
+		if _, granted := s.door.GrantedSince(other, by); !granted || s.door.Claims(by) != 1 {
+			t.Errorf("%s: granted %t, %d claims, want the one that is the visitor's", by, granted, s.door.Claims(by))
+		}
+	}
+	effects, ended := s.door.WithdrawAt(s.now, other, party(before))
+	s.want(effects, "drop 2001:db8::2 by "+after, "give 2001:db8::2 1m0s", "record revoked | 2001:db8::2 | "+after+" | gone")
+	if ended != 1 || s.door.Claims(bob) != 1 {
+		t.Errorf("%d ended, and the neighbour has %d claims, want 1 each", ended, s.door.Claims(bob))
+	}
+	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Whose: func(by string) bool { return by == bob }, Reason: "gone"}, 0)
+	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by "+bob, "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | "+bob+" | gone")
+}
+
+// The same holds for what waits for the service, and for what a wrong knock takes back.
+func TestOneVisitorWaitsUnderTwoNames(t *testing.T) {
+	named := ssh
+	named.Who = lastWord
+	s := newScene(t, named)
+	const before, after = "sealed alice serial-7 A", "sealed alice serial-8 A"
+	s.knocks(visitor, before, 0)
+	s.knocks(visitor, after, 0)
+	if got := slices.Collect(s.door.Parties()); !slices.Equal(got, []string{after}) {
+		t.Errorf("%q wait, want the visitor once, under the latest name", got)
+	}
+	if !s.door.Waits(visitor, before) {
+		t.Error("the visitor does not wait under the earlier name")
+	}
+	s.door.Runs(s.now)
+	effects := s.door.Wrong(s.now, Wrong{Name: "sealed", Source: visitor, By: before, Reason: "wrong", Penalty: time.Minute, Proven: true})
+	if _, granted := s.door.GrantedSince(visitor, after); granted {
+		t.Errorf("a wrong knock in one name leaves what a right one in the other has earned: %v", effects)
+	}
+}
+
+// A grant that is not to last beyond a moment does not, however late the service runs, and
+// is not given after it.
+func TestAGrantThatIsGivenLate(t *testing.T) {
+	s := newScene(t, ssh)
+	for source, latest := range map[netip.Prefix]time.Duration{visitor: 90 * time.Second, other: 30 * time.Second} {
+		s.door.Knock(s.now, Knock{Name: "sealed", Source: source, By: "sealed alice", Reason: "right", For: time.Minute, Latest: s.now.Add(latest)})
+	}
+	s.at(time.Minute)
+	effects := s.door.Runs(s.now)
+	if got := s.door.GrantEnd(s.now, visitor).Sub(s.now); got != 30*time.Second {
+		t.Errorf("a grant that ends in 30 s at the latest lasts %v: %v", got, effects)
+	}
+	if n := s.door.Granted(); n != 1 {
+		t.Errorf("%d grants were given, want 1: the time of the other was up", n)
 	}
 }

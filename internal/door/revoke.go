@@ -13,14 +13,16 @@ import (
 func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect {
 	const reason = "a wrong knock came after the right one"
 	waiting := len(d.waiting)
-	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.claimant == p })
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool {
+		return r.source == source && r.knock == p.knock && d.grants.parties.same(r.by, p.by)
+	})
 	waited := len(d.waiting) < waiting
 	n, has := d.grants.find(source)
 	var claims []claim
 	mine := -1
 	if has {
 		claims = d.grants.claims(n)
-		if mine = d.grants.claimOf(claims, p.by); mine >= 0 && !d.grants.parties.at(claims[mine].by).may(p) {
+		if mine = d.grants.claimOf(claims, p.by); mine >= 0 && !d.grants.parties.may(d.grants.parties.at(claims[mine].by), p) {
 			mine = -1
 		}
 	}
@@ -33,8 +35,9 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect
 	case mine >= 0 && !d.grants.othersLast(now, claims, mine):
 		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
 	case mine >= 0: // other claims may remain
+		by := d.grants.parties.at(claims[mine].by).by
 		d.grants.unclaim(n, mine)
-		out = []Effect{Give{source, d.grants.until(now, n)}, DropClaim{source, p.by}, stands()}
+		out = []Effect{Give{source, d.grants.until(now, n)}, DropClaim{source, by}, stands()}
 	case waited && has:
 		out = []Effect{stands()}
 	case waited:
@@ -171,5 +174,7 @@ func (d *Door) Covers(now time.Time, source netip.Prefix) []Claim {
 
 // Waits says whether a source waits for the service on somebody's behalf.
 func (d *Door) Waits(source netip.Prefix, by string) bool {
-	return slices.ContainsFunc(d.waiting, func(r request) bool { return r.source == source && r.by == by })
+	return slices.ContainsFunc(d.waiting, func(r request) bool {
+		return r.source == source && d.grants.parties.same(r.by, by)
+	})
 }

@@ -65,6 +65,10 @@ type Rules struct {
 	Service bool          // there is a service to start and stop
 	Logins  bool          // logins are read, and having no log data at all is a reason to close
 	Shared  bool          // a penalty counts for all knocks of the door, not just for one
+	// Who is who somebody is, by what claims are made in the name of: two names for which
+	// it is the same are one visitor's, who has one claim to a grant, the latest. It is set once,
+	// before anything else, and says the same for ever. nil: every name is somebody else's.
+	Who func(by string) string
 }
 
 // Saved is the part of a door's state that must survive a restart, besides its
@@ -86,6 +90,7 @@ type Knock struct {
 	Source netip.Prefix  // Any: the door opens to everybody until it goes dark
 	By     string        // the kind of knock: "touch"
 	For    time.Duration // how long the grant lasts; 0: as the rules say
+	Latest time.Time     // when it ends at the latest, however late it is given; zero: that is not bounded
 	Reason string
 }
 

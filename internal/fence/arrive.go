@@ -41,6 +41,7 @@ const (
 	acksSet    = "acks"     // what an ACK that completes one acknowledges
 	flowsSet   = "flows."   // UDP flows that doors let in
 	endedSet   = "ended."   // those of them that were ended
+	cutSet     = "cut."     // forwarded TCP connections that were cut
 )
 
 // Labels of connections. A label is only ever a reason to pass packets that cannot make a
@@ -65,7 +66,8 @@ const pendingMost = 1 << 18
 func addBase(t *nft.Table, late bool) {
 	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
 	for _, f := range families() {
-		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost))
+		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost),
+			f.tupleSet(cutSet, cutMost))
 	}
 	t.Sets = append(t.Sets, nft.Set{
 		Name:  acksSet,
@@ -115,8 +117,9 @@ func arrive() nft.Chain {
 		Name: arriveChain,
 		Base: baseHook(unix.NF_INET_PRE_ROUTING),
 		Rules: slices.Concat(
+			[]nft.Rule{newRule("this host itself", fromItself(), []nft.Expr{nft.Accept()})},
+			isCut(),
 			[]nft.Rule{
-				newRule("this host itself", fromItself(), []nft.Expr{nft.Accept()}),
 				newRule("judged where it ends", isSyn(unix.NFT_CMP_NEQ), []nft.Expr{nft.Accept()}),
 			},
 			[]nft.Rule{isFlow(), newRule("to other hosts", []nft.Expr{
@@ -265,6 +268,7 @@ func ask() nft.Chain {
 			[]nft.Expr{inSegment(offsetLength, 1), nft.And(0xf0), nft.Cmp(unix.NFT_CMP_EQ, words<<4),
 				inSegment(4*uint32(words), 1), nft.Cmp(unix.NFT_CMP_GTE, 0), nft.Drop()}))
 	}
+	n.Rules = append(n.Rules, cutNoMore()...)
 	n.Rules = append(n.Rules, newRule("asked", isSyn(unix.NFT_CMP_EQ), setLabel(asked), []nft.Expr{nft.Accept()}))
 	for _, f := range families() {
 		n.Rules = append(n.Rules, newRule("ended no more, IP"+f.name, f.is(), isProto(unix.IPPROTO_UDP), f.visitor(),

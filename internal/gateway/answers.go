@@ -47,7 +47,7 @@ func (d *guarded) tellLater(v knock.Verdict, k door.Knock, of knock.Outcome) {
 	t := toTell{of: of, grant: grantKey{d.name(), k.Source}, verdict: v}
 	d.gw.visitors.due = append(d.gw.visitors.due, t)
 	if of.Waits {
-		d.expected.add(k.By, t)
+		d.expected.add(d.gw.whoIs(k.By), t)
 	}
 }
 

@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/sockdiag"
@@ -53,16 +55,18 @@ func (g *Gateway) cutFailed(now time.Time, err error) {
 	g.record(now, audit.EventError, "", fmt.Sprintf("connections of somebody who may not knock any more may go on: %v", err))
 }
 
-// cut ends connections: their sockets, where the machine itself has these, and what is
-// tracked of those that it forwards.
-func cut(all []presence.Connection) error {
-	var ends []sockdiag.Ends
+// cut ends TCP connections: their sockets, where the machine itself has these, and what is
+// tracked of those that it forwards. Flows over UDP end with their grants.
+func cut(table Fence, all []presence.Connection) error {
+	var here []sockdiag.Ends
+	var forwarded []fence.Ends
 	for _, c := range all {
 		if c.Proto == port.TCP {
-			ends = append(ends, sockdiag.Ends{Local: c.Local, Remote: c.Remote})
+			here = append(here, sockdiag.Ends{Local: c.Local, Remote: c.Remote})
+			forwarded = append(forwarded, fence.Ends{Visitor: c.Remote, Host: c.Local})
 		}
 	}
-	return sockdiag.Destroy(ends)
+	return errors.Join(sockdiag.Destroy(here), table.Cut(forwarded))
 }
 
 // admittedBy lists the connections through a door that only some's grants have let in.

@@ -129,14 +129,19 @@ func (d *delta) endKnock(of store.KnockKey) {
 // mark records a mark, or says why it cannot be kept: the amount of unsaved data is
 // bounded, and a mark that no store accepts (knock.Mark) would keep everything else from
 // being saved.
-func (d *delta) mark(m store.Mark) error {
+func (d *delta) mark(m store.Mark) error { return d.markUpTo(m, maxUnsaved) }
+
+// markByOrder is mark of what operators order: knocks leave room for it.
+func (d *delta) markByOrder(m store.Mark) error { return d.markUpTo(m, 2*maxUnsaved) }
+
+func (d *delta) markUpTo(m store.Mark, most int) error {
 	k := markKey{m.Door, m.Knock, m.Key}
 	if len(m.Key) == 0 || len(m.Key) > 128 || len(m.Value) > 1024 {
 		return fmt.Errorf("a mark has a key of %d bytes and a value of %d: allowed are 1 to 128, and at most 1024",
 			len(m.Key), len(m.Value))
 	}
-	if _, known := d.marks[k]; !known && len(d.marks) >= maxUnsaved {
-		return fmt.Errorf("%d marks are already waiting for the disk", maxUnsaved)
+	if _, known := d.marks[k]; !known && len(d.marks) >= most {
+		return fmt.Errorf("%d marks are already waiting for the disk", most)
 	}
 	d.marks[k] = m.Value
 	return nil

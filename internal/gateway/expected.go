@@ -19,7 +19,7 @@ type expected struct {
 
 type expectation struct {
 	toTell
-	by string
+	by string // who it is (whoIs)
 }
 
 // add adds one, in place of an earlier knock of the same visitor.

@@ -441,7 +441,7 @@ func (g *Gateway) upkeep(now time.Time) {
 }
 
 // rules returns the part of its configuration that a door decides by.
-func rules(c config.Door) door.Rules {
+func (g *Gateway) rules(c config.Door) door.Rules {
 	return door.Rules{
 		Name:    c.Name,
 		OpenFor: c.OpenFor,
@@ -450,5 +450,6 @@ func rules(c config.Door) door.Rules {
 		Service: c.Service != nil,
 		Logins:  c.Presence.Logins != config.LoginsOff,
 		Shared:  c.Shared,
+		Who:     g.whoIs,
 	}
 }

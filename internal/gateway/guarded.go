@@ -56,7 +56,7 @@ type heardKnock struct {
 
 // newGuarded returns a door as it was saved; start starts its work.
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
-	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved,
+	d := &guarded{gw: g, conf: c, door: door.New(g.rules(c), saved, now), saved: saved,
 		guesses: audit.NewGuesses(now), metered: newMeteredDoor()}
 	if s := d.door.Saved(); s.State == door.Dark && s.Since.Equal(saved.Since) {
 		d.metered.dark = s.Since

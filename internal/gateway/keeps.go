@@ -22,6 +22,7 @@ type keep struct {
 	kind     string
 	of       knock.Kept
 	digest   func(knock.File, []byte) (any, error)
+	identity func(by string) string
 	warnings []string             // about the rules in use
 	files    map[string]*keepFile // that it goes by, by path
 }
@@ -39,7 +40,8 @@ func (g *Gateway) makeKeeps(all []store.Mark) (ofDoors []store.Mark) {
 	}
 	for _, kind := range kinds.All {
 		if k, ok := kind.(knock.Keeper); ok {
-			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest, files: make(map[string]*keepFile)})
+			g.keeps = append(g.keeps, &keep{kind: k.Name(), of: k.Keep(rand.Reader, shared[k.Name()]), digest: k.Digest,
+				identity: k.Identity, files: make(map[string]*keepFile)})
 		}
 	}
 	return ofDoors
@@ -101,9 +103,20 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 
 // banned says whether somebody, as grants and records have them, may not knock at a door
 // any more.
-func (k *keep) banned(door, party string) bool {
+func (k *keep) banned(now time.Time, door, party string) bool {
 	by, ours := whoOf(k.kind, party)
-	return ours && !k.of.Stands(door, by)
+	return ours && !k.of.Stands(now, door, by)
+}
+
+// whoIs is who somebody is, by a name that grants and records have. It is the one place
+// that says whether two names are one visitor's.
+func (g *Gateway) whoIs(name string) string {
+	for _, k := range g.keeps {
+		if by, ours := whoOf(k.kind, name); ours {
+			return party(k.kind, k.identity(by))
+		}
+	}
+	return name
 }
 
 // party is who knocked, as grants and records have it.
@@ -118,7 +131,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	defer func() { g.callers.now = control.Caller{} }()
 	var unsaved error
 	for _, m := range c.Marks {
-		if err := g.changes.mark(storedMark("", k.kind, m)); err != nil {
+		if err := g.changes.markByOrder(storedMark("", k.kind, m)); err != nil {
 			unsaved = err
 			g.log.Error("cannot save what a kind of knock is to remember; a restart would forget it", "kind", k.kind, "err", err)
 		}
@@ -133,7 +146,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	}
 	end := &partyEnd{of: door.Withdrawal{Reason: endReason(by)}, by: by, then: done}
 	if c.Recheck {
-		end.whose = g.strangers(k)
+		end.whose = g.strangers(now, k)
 	}
 	if c.Cut != nil {
 		end.cut = func(party string) bool { by, ours := whoOf(k.kind, party); return ours && c.Cut(by) }

@@ -39,14 +39,14 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	return all
 }
 
-// stored returns the marks that a verdict of a kind has, as the store has them.
-func (d *guarded) stored(kind string, marks []knock.Mark) (all []store.Mark) {
-	for _, m := range marks {
-		of := d.name()
+// marks returns marks of a kind's verdict as the store has them.
+func (d *guarded) marks(kind string, of []knock.Mark) (all []store.Mark) {
+	for _, m := range of {
+		name := d.name()
 		if m.Common {
-			of = ""
+			name = ""
 		}
-		all = append(all, storedMark(of, kind, m))
+		all = append(all, storedMark(name, kind, m))
 	}
 	return all
 }

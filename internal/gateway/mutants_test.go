@@ -32,7 +32,7 @@ var elsewhere = map[string]string{
 	"internal/files":      ".",
 	"internal/legible":    ".",
 	"internal/sealed":     ".",
-	"internal/seal":       "^Test(State|Handshake|Altered)",
+	"internal/seal":       "^Test(Keys|Salts|State|Handshake|Altered)",
 	"internal/credential": "^Test(Permits|Party|Stands)",
 	"internal/share":      ".",
 	"internal/service":    "^Test(NamesByLinks|PolkitRule|Refused|RestartIsNoStop)$",
@@ -40,6 +40,8 @@ var elsewhere = map[string]string{
 	"internal/removal":    ".",
 	"internal/visit":      "^Test(Wait|ASlow)",
 	"internal/turns":      ".",
+	"internal/client":     "^TestHold",
+	"internal/profile":    ".",
 	"cmd/doorward":        ".",
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,18 +27,79 @@ func (g *Gateway) orderKind(now time.Time, by control.Caller, o control.KindRequ
 	for _, w := range change.Warnings {
 		g.log.Warn(w, "kind", k.kind, "order", o.What)
 	}
-	g.carryOut(now, k, by, change, func(_ time.Time, ended int, unsaved error) {
+	if change.Reply != nil {
+		g.replyBeside(k, o.What, change.Reply, done)
+		return
+	}
+	g.carryOut(now, k, by, change, func(now time.Time, ended int, unsaved error) {
 		reply := control.Reply{Message: k.kind + " " + o.What + ": done", Result: result,
 			Changed: len(change.Marks)+len(change.Notes)+ended > 0, Ended: ended}
 		if change.Recheck {
 			reply.Message += "; grants ended: " + fmt.Sprint(ended)
 		}
-		if unsaved != nil {
-			done(control.Reply{}, &control.Error{Code: control.CodeFailed, Message: (&unsavedError{unsaved}).Error(), Hint: "doorward status"})
-			return
+		if unsaved == nil && g.storeProblem != "" && len(change.Marks) > 0 {
+			unsaved = errors.New("nothing is kept: " + g.storeProblem)
 		}
-		g.answer(reply, nil, done)
+		switch {
+		case change.Undo == nil && unsaved != nil:
+			done(control.Reply{}, staysInForce(k.kind, o.What, unsaved))
+		case change.Undo == nil:
+			g.answer(reply, nil, func(reply control.Reply, err error) {
+				if why, ok := causeOf(err).(*unsavedError); ok {
+					err = staysInForce(k.kind, o.What, why.why)
+				}
+				done(reply, err)
+			})
+		case unsaved != nil:
+			g.undoOrder(now, k, by, change, unsaved, done)
+		default:
+			g.onDisk(now, func(now time.Time, err error) {
+				if err != nil {
+					g.undoOrder(now, k, by, change, err, done)
+					return
+				}
+				g.answer(reply, nil, done)
+			})
+		}
 	})
+}
+
+// replyBeside answers an order that changes nothing and whose reply takes long.
+func (g *Gateway) replyBeside(k *keep, what string, reply func() (json.RawMessage, error), done replier) {
+	g.beside(func() {
+		result, err := reply()
+		g.post(func(time.Time) {
+			if err != nil {
+				done(control.Reply{}, orderError(err))
+				return
+			}
+			g.answer(control.Reply{Message: k.kind + " " + what + ": done", Result: result}, nil, done)
+		})
+	})
+}
+
+// staysInForce is the error of an order that takes a right from somebody, who does not have
+// it any more although that is not on disk.
+func staysInForce(kind, what string, why error) error {
+	return &control.Error{Code: control.CodeFailed, Hint: "doorward status", Cause: &unsavedError{why},
+		Message: fmt.Sprintf("%s %s: it is in force, but not on disk, and until it is, a restart would forget it: %v", kind, what, why)}
+}
+
+// undoOrder takes back what an order has changed that cannot be saved, so that the gateway
+// has what a restart would have.
+func (g *Gateway) undoOrder(now time.Time, k *keep, by control.Caller, c knock.Change, why error, done replier) {
+	g.callers.now = by
+	defer func() { g.callers.now = control.Caller{} }()
+	for _, m := range c.Undo() {
+		if err := g.changes.markByOrder(storedMark("", k.kind, m)); err != nil {
+			g.log.Error("cannot save that an order was undone; after a restart it may be in force", "kind", k.kind, "err", err)
+		}
+	}
+	for _, n := range c.Notes {
+		g.record(now, noteEvent(n.Event), by.Name, "undone, since it could not be saved: "+n.Detail)
+	}
+	done(control.Reply{}, &control.Error{Code: control.CodeFailed, Hint: "doorward status",
+		Message: "nothing was changed, since it cannot be saved: " + why.Error()})
 }
 
 // noKind is the error of an order to a kind that takes none.

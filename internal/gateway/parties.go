@@ -97,11 +97,11 @@ func (g *Gateway) endStrangers(now time.Time) {
 
 // strangers are those who have grants by a kind's knocks, and may not knock there any more,
 // by the door.
-func (g *Gateway) strangers(k *keep) map[string]map[string]bool {
+func (g *Gateway) strangers(now time.Time, k *keep) map[string]map[string]bool {
 	found := make(map[string]map[string]bool)
 	for _, d := range g.doors {
 		for party := range d.door.Parties() {
-			if !k.banned(d.name(), party) {
+			if !k.banned(now, d.name(), party) {
 				continue
 			}
 			if found[d.name()] == nil {

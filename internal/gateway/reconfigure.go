@@ -13,7 +13,7 @@ import (
 func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 	old, before := d.conf, d.service
 	d.conf = c
-	d.door.Configure(rules(c))
+	d.door.Configure(d.gw.rules(c))
 	d.setKnocks(c.Knocks, now)
 	switch {
 	case !sameService(old, c): // a look that is under way ends with the old one

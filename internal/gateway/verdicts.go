@@ -39,14 +39,25 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
-	marks := d.stored(k.conf.Kind, v.Marks)
+	marks := d.marks(k.conf.Kind, v.Marks)
 	for _, m := range marks {
 		d.gw.marks.keep(m)
 	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
 	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
+	if v.AtMost > 0 {
+		right.Latest = v.Time.Add(v.AtMost) // a service may take minutes to start
+	}
+	var cannot knock.Refusal
+	if v.Right && !v.Close && k.kept {
+		cannot = d.cannot(right, v)
+	}
+	if cannot != "" && v.Undo != nil {
+		v.Undo() // nothing of it is on its way to the disk
+		marks, v.Notes = nil, nil
+	}
 	d.note(right, v)
-	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
+	if v.Right && v.First && !v.Close && cannot == "" {
 		d.knockFirst(right, marks, v)
 		return
 	}
@@ -54,8 +65,8 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	switch {
 	case v.Right && v.Close:
 		d.closes(v.Time, right, v)
-	case v.Right && k.kept && d.ignores(right) != "":
-		d.refuseRight(v.Time, right, d.ignores(right), v)
+	case cannot != "":
+		d.refuseRight(v.Time, right, cannot, v)
 	case v.Right:
 		d.opens(v.Time, right, v)
 	default:
@@ -90,7 +101,7 @@ func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
-	if v.Alarm && d.gw.alarms.due(v.Time, of.By) {
+	if v.Alarm && d.gw.alarms.due(v.Time, d.gw.whoIs(of.By)) {
 		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason})
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
@@ -115,7 +126,7 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
-	if d.gw.banned(d.name(), k.By) {
+	if d.gw.banned(now, d.name(), k.By) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
@@ -134,6 +145,19 @@ func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 		d.endElsewhere(now, k)
 	}
 	d.tellLater(v, k, of)
+}
+
+// cannot says why nothing can come of a right knock, "" when that is not known: the door
+// ignores it, or the fence cannot be changed. The latter may be over in a moment, so it is a
+// reason only where a knock would use something up for nothing.
+func (d *guarded) cannot(k door.Knock, v knock.Verdict) knock.Refusal {
+	if why := d.ignores(k); why != "" {
+		return why
+	}
+	if v.Undo != nil && d.gw.fenceProblem != "" {
+		return knock.RefusedKernel
+	}
+	return ""
 }
 
 // ignores says why the door ignores a right knock, "" when it does not.
@@ -156,6 +180,7 @@ var whyRefused = map[knock.Refusal]string{
 	knock.RefusedPenalty:  "the source is penalised at the door",
 	knock.RefusedNothing:  "there is no grant to extend",
 	knock.RefusedEnded:    "who sent it may not knock any more",
+	knock.RefusedKernel:   "the fence cannot be changed, which doorward status explains",
 }
 
 // refuseRight records a right knock that opens nothing, and tells the visitor why.
@@ -186,9 +211,9 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 
 // banned says whether somebody may not knock at a door any more: that may have become so
 // while their knock was on its way.
-func (g *Gateway) banned(door, party string) bool {
+func (g *Gateway) banned(now time.Time, door, party string) bool {
 	for _, k := range g.keeps {
-		if k.banned(door, party) {
+		if k.banned(now, door, party) {
 			return true
 		}
 	}
@@ -196,7 +221,7 @@ func (g *Gateway) banned(door, party string) bool {
 }
 
 // alarms limits how often the same visitor raises one.
-type alarms map[string]time.Time // when they did last
+type alarms map[string]time.Time // when they did last, by who they are
 
 // Whoever can raise an alarm can raise many.
 const (

@@ -90,6 +90,8 @@ type Fence interface {
 	// is called in the background, except once at the start.
 	Ends(grants []fence.Grant) ([]time.Time, error)
 	EndFlows(ends []fence.Grant) error
+	// Cut ends those of some connections that are forwarded. It is called in the background.
+	Cut(ends []fence.Ends) error
 	// Used says whether, and how long ago, a completed connection last used a
 	// source's grant at a door.
 	Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error)
@@ -163,7 +165,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		},
 		Look:         func(c config.Door) func(context.Context) Observation { return newLook(c, watcher) },
 		Connections:  lists,
-		Cut:          cut,
+		Cut:          func(all []presence.Connection) error { return cut(table, all) },
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
 		Own:          presence.Own,

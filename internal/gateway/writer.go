@@ -216,34 +216,44 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 // it.
 func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) {
 	d.gw.first(marks, func(now time.Time, err error) {
-		if err != nil {
-			d.takeBack(marks, v)
-		}
+		var refused knock.Refusal
 		switch {
 		case d.ctx.Err() != nil: // the door went meanwhile
-			d.tellLater(v, k, knock.Outcome{Refused: knock.RefusedEnded})
+			refused = knock.RefusedEnded
 		case err != nil:
+			refused = knock.RefusedUnsaved
 			r := audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused, Source: door.SourceString(k.Source),
 				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
 			d.noteRefusal(r)
 			d.metered.refused["unsaved"]++
 			d.gw.tell(r)
-			d.tellLater(v, k, knock.Outcome{Refused: knock.RefusedUnsaved})
-		case d.door.Deaf(k.Name, k.Source): // because of a wrong one that came meanwhile
-			d.tellLater(v, k, knock.Outcome{Refused: d.ignores(k)})
 		default:
-			d.opens(now, k, v)
+			refused = d.cannot(k, v) // because of what has happened meanwhile
 		}
+		if refused == "" {
+			d.opens(now, k, v)
+			return
+		}
+		d.undo(now, k, v, marks[0].Knock)
+		d.tellLater(v, k, knock.Outcome{Refused: refused})
 	})
 }
 
-// takeBack has the kind undo what marks that cannot be saved were for. Those that it returns
-// follow them, since a disk that was full or slow may still accept what it was given.
-func (d *guarded) takeBack(unsaved []store.Mark, v knock.Verdict) {
-	if v.Unsaved == nil || len(unsaved) == 0 {
+// undo takes back what a kind has noted of a right knock of which nothing comes. The marks
+// that say so follow those that the disk may have, or may still get.
+func (d *guarded) undo(now time.Time, k door.Knock, v knock.Verdict, kind string) {
+	if v.Undo == nil {
 		return
 	}
-	d.gw.remember(d.stored(unsaved[0].Knock, v.Unsaved()))
+	marks := d.marks(kind, v.Undo())
+	for _, m := range marks {
+		d.gw.marks.keep(m)
+	}
+	d.gw.remember(marks)
+	for _, n := range v.Notes {
+		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventKeys, Source: door.SourceString(k.Source), By: k.By,
+			Reason: "undone, since nothing came of the knock: " + n.Detail})
+	}
 }
 
 // finish waits for the commit under way and makes the last one, as far as the disk is

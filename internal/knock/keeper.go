@@ -17,6 +17,11 @@ type Keeper interface {
 	// Digest makes of a file's text what Feed is given, or says why it cannot be used. It
 	// may take long, and any goroutine may call it.
 	Digest(f File, text []byte) (any, error)
+	// Identity returns who it is that knocked in a name (Verdict.By). One visitor may have
+	// several names, as with certificates that are renewed; their grants are one's: a knock
+	// in one name closes, extends and moves what was earned in another. It depends on the name
+	// alone, and any goroutine may call it.
+	Identity(by string) string
 }
 
 // Kept is what all knocks of a Keeper have in common. It lives as long as the daemon, and
@@ -44,7 +49,7 @@ type Kept interface {
 	// Stands says whether who knocked under that name (Verdict.By) may still have what that
 	// led to at a door. It is asked of all who have a grant from before a restart, when every file
 	// was fed once. Where that is not known, they may.
-	Stands(door, by string) bool
+	Stands(now time.Time, door, by string) bool
 	// Order carries out an order of an operator's, whose name is for the trail. The reply
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.
@@ -101,8 +106,16 @@ type Change struct {
 	Recheck bool
 	// Cut says of a name (Verdict.By) whether the connections that its grants let in end,
 	// too, be these grants over or not; nil for nobody's. It may be called from anywhere.
-	Cut   func(by string) bool
+	Cut func(by string) bool
+	// Undo takes back an order's change that cannot be saved, and returns the marks that say
+	// so, in case that Marks reach the disk all the same. It is called on the goroutine that
+	// Order is called on. With nil the change stays in force, and is saved when the disk
+	// takes it: one that takes a right from somebody, so that they do not have it meanwhile.
+	Undo  func() []Mark
 	Notes []Note // for the audit trail
+	// Reply makes the reply to an order, instead of the one that came with the change, where
+	// that may take long. It may be called from anywhere.
+	Reply func() (json.RawMessage, error)
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

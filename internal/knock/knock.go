@@ -206,10 +206,12 @@ type Verdict struct {
 	// the door hears of a right knock, and one whose marks cannot be saved is refused.
 	Marks []Mark
 	First bool
-	// Unsaved is called, on the goroutine that Hear is called on, when marks that were to be
-	// First cannot be saved: nothing has come of the knock. It returns those that take their
-	// place, since the disk may still accept what it was given. It may be nil.
-	Unsaved func() []Mark
+	// Undo is called, on the goroutine that Hear is called on, when nothing comes of a right
+	// knock with marks that are to be First: they cannot be saved, or the door opens to nobody.
+	// It takes back what the kind has noted of the knock, and returns the marks that say so,
+	// in case that Marks reach the disk all the same. With nil what was noted stays, and a
+	// door that opens to nobody remembers Marks, so that the knock is not right again later.
+	Undo func() []Mark
 	// Answer makes the answer to a knock, which goes the way of Path, when what that led
 	// to has happened; nil for silence. It is called from another goroutine than the
 	// Recogniser; of those that are not Proven, so many are answered in a second and no

@@ -222,8 +222,11 @@ func Counted(n int, one string) string {
 
 // identities are those of keys and of machines' secrets, with the part that is shown of
 // them where there is little room: a fingerprint is random, and 72 bits of it tell any two
-// apart.
-var identities = regexp.MustCompile(`\b(SHA256:[A-Za-z0-9+/]{12})[A-Za-z0-9+/]{31}|\b(secret:[0-9a-f]{12})[0-9a-f]{20}`)
+// apart. Of a certificate its serial number is shown.
+var (
+	identities   = regexp.MustCompile(`\b(SHA256:[A-Za-z0-9+/]{12})[A-Za-z0-9+/]{31}|\b(secret:[0-9a-f]{12})[0-9a-f]{20}`)
+	certificates = regexp.MustCompile(`\b(cert:[0-9]+):[A-Za-z0-9_-]{43,}`)
+)
 
 // Party is like Text for somebody's name. On a terminal, which has a width, the identity in
 // it is shortened, in a way that doorward keys understands.
@@ -231,7 +234,7 @@ func Party(s string, width int) string {
 	if width == 0 {
 		return Text(s)
 	}
-	return identities.ReplaceAllString(Text(s), "$1$2…")
+	return identities.ReplaceAllString(certificates.ReplaceAllString(Text(s), "$1"), "$1$2…")
 }
 
 // OrDash is like Text, but returns "-" for an empty text.

@@ -1,6 +1,7 @@
 package output
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -29,6 +30,8 @@ func TestParty(t *testing.T) {
 		{who + ", operator bob (uid 1)", 80, "sealed alice SHA256:VqjJCl8CNraV…, operator bob (uid 1)"},
 		{"ci secret:0123456789abcdef0123456789abcdef", 80, "ci secret:0123456789ab…"},
 		{"SHA256:short", 80, "SHA256:short"},
+		{"alice cert:7:" + strings.Repeat("_", 48) + who[len("sealed alice"):], 80, "alice cert:7 SHA256:VqjJCl8CNraV…"},
+		{"alice cert:7:" + strings.Repeat("_", 48) + who[len("sealed alice"):], 0, "alice cert:7:" + strings.Repeat("_", 48) + who[len("sealed alice"):]},
 		{"a\x1b[31mb", 80, Text("a\x1b[31mb")},
 	} {
 		if got := Party(tt.text, tt.width); got != tt.want {

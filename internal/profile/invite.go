@@ -24,6 +24,8 @@ type Invite struct {
 	Port        uint16
 	TCP         bool // the gateway is there over TCP, too
 	Bound       bool // the key is known already: there is none to enrol
+	OneWay      bool // once the key is enrolled, it knocks with single packets
+	AnySource   bool // the door takes these from any source; with OneWay only
 	Door        string
 	Name        string   // proposed for the profile
 	Hosts       []string // names or addresses of the gateway; at least one
@@ -35,8 +37,10 @@ const (
 	mostHosts     = 8
 	longestHost   = 253 // RFC 1035
 
-	flagTCP   = 1
-	flagBound = 2
+	flagTCP       = 1
+	flagBound     = 2
+	flagOneWay    = 4
+	flagAnySource = 8
 )
 
 // String returns the invite as one line. It is a secret.
@@ -46,11 +50,10 @@ func (v Invite) String() string {
 	b = append(append(append(b, v.Secret[:]...), v.Code[:]...), v.Fingerprint[:]...)
 	b = binary.BigEndian.AppendUint16(b, v.Port)
 	var flags byte
-	if v.TCP {
-		flags |= flagTCP
-	}
-	if v.Bound {
-		flags |= flagBound
+	for flag, set := range map[byte]bool{flagTCP: v.TCP, flagBound: v.Bound, flagOneWay: v.OneWay, flagAnySource: v.AnySource} {
+		if set {
+			flags |= flag
+		}
 	}
 	b = appendName(appendName(append(b, flags), v.Door), v.Name)
 	b = append(b, byte(len(v.Hosts)))
@@ -66,6 +69,9 @@ func appendName(b []byte, name string) []byte { return append(append(b, byte(len
 func (v Invite) Check() error {
 	if v.Port == 0 {
 		return errors.New("the port is 0")
+	}
+	if v.AnySource && !v.OneWay {
+		return errors.New("any source without single packets")
 	}
 	for _, name := range []string{v.Door, v.Name} {
 		if name != "" || name == v.Name {
@@ -113,6 +119,7 @@ func ParseInvite(line string) (v Invite, err error) {
 	v.Port = uint16(r.number(2))
 	flags := r.number(1)
 	v.TCP, v.Bound = flags&flagTCP != 0, flags&flagBound != 0
+	v.OneWay, v.AnySource = flags&flagOneWay != 0, flags&flagAnySource != 0
 	v.Door, v.Name = r.name(), r.name()
 	for range r.number(1) {
 		v.Hosts = append(v.Hosts, r.name())
@@ -120,7 +127,7 @@ func ParseInvite(line string) (v Invite, err error) {
 			break
 		}
 	}
-	if r.bad || len(r.rest) > 0 || flags > flagTCP|flagBound || v.Check() != nil {
+	if r.bad || len(r.rest) > 0 || flags > flagTCP|flagBound|flagOneWay|flagAnySource || v.Check() != nil {
 		return Invite{}, errInvite
 	}
 	return v, nil
@@ -153,6 +160,7 @@ func (r *reader) name() string { return string(r.bytes(int(r.number(1)))) }
 var (
 	names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 	hosts = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?$`)
+	zones = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,15}$`) // IFNAMSIZ of net/if.h, and its zero
 )
 
 // CheckName says why something cannot be the name of a profile or a door.
@@ -176,9 +184,12 @@ func NameFor(hosts []string) string {
 	return "gateway"
 }
 
-// CheckHost says why something cannot be a gateway's host.
+// CheckHost says why something cannot be a gateway's host. One that can is also harmless in
+// a command of a shell's, and in a line of ssh_config(5) but for the % of an address with a
+// zone, of which netip takes any text.
 func CheckHost(host string) error {
-	if _, err := netip.ParseAddr(host); err == nil {
+	a, err := netip.ParseAddr(host)
+	if err == nil && zones.MatchString(a.Zone()) {
 		return nil
 	}
 	if len(host) > longestHost || !hosts.MatchString(host) {

@@ -31,6 +31,7 @@ const (
 	Unavailable Reason = 132 // the gateway cannot open the door now
 	NotStarted  Reason = 133 // the service behind the door did not start
 	TooLong     Reason = 134 // the key is too long to be enrolled
+	SpentInVain Reason = 135 // the rescue code is used now, and the door could not be opened
 )
 
 // Port is a range of a door's ports.

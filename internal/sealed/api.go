@@ -22,6 +22,7 @@ type InviteArgs struct {
 	Seconds int64  `json:"seconds,omitempty"` // until it expires; 0: a week
 	Options string `json:"options,omitempty"` // of the key, as in authorized_keys
 	Key     string `json:"key,omitempty"`     // the one key that it is for, by its fingerprint
+	OneWay  bool   `json:"one_way,omitempty"` // once enrolled, the key knocks with single packets
 }
 
 // Invite is one, with the secrets that go into its line.
@@ -32,7 +33,9 @@ type Invite struct {
 	Port        uint16    `json:"port"`
 	TCP         bool      `json:"tcp"`
 	Door        string    `json:"door"`
-	Bound       bool      `json:"bound"` // the key is known already, and the invite enrols none
+	Bound       bool      `json:"bound"`      // the key is known already, and the invite enrols none
+	OneWay      bool      `json:"one_way"`    // as it was asked for
+	AnySource   bool      `json:"any_source"` // the door takes single packets from any source; with OneWay only
 	Expires     time.Time `json:"expires"`
 }
 

@@ -1,9 +1,11 @@
 package sealed
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -153,35 +155,19 @@ func TestACodeOverBothFamilies(t *testing.T) {
 
 // A code is as good as new only if no part of its one use is on the disk.
 func TestAUseThatIsSavedInPart(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		unsaved  []int
-		restarts bool
-	}{
-		{"both", []int{0, 1}, false},
-		{"both, the second first", []int{1, 0}, false},
-		{"both, before a restart", []int{0, 1}, true},
-		{"the first", []int{0}, false},
-		{"the second", []int{1}, false},
-		{"the second, before a restart", []int{1}, true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
+	for name, unsaved := range map[string][]int{"both": {0, 1}, "both, the second first": {1, 0}, "the first": {0}, "the second": {1}} {
+		t.Run(name, func(t *testing.T) {
 			alice := newKey("alice")
 			s := newSite(t)
 			rescue := s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0])
 			invite := alice.invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code)
 			for _, w := range []who{rescue, invite} {
 				all := s.overBoth(web, w)
-				for _, n := range tt.unsaved { // but the disk accepts it in the end
-					for _, m := range all[n].Unsaved() {
-						s.save(m, "")
-					}
+				for _, n := range unsaved {
+					all[n].Undo()
 				}
 			}
-			nothing := len(tt.unsaved) == 2
-			if tt.restarts {
-				s.restart(map[string]string{identityFile: identityText(7), keysFile: ""})
-			}
+			nothing := len(unsaved) == 2
 			if v := s.asks(web, alice.who()); v.Right == nothing {
 				t.Errorf("the key of the invite: right is %t, want %t", v.Right, !nothing)
 			}
@@ -205,7 +191,7 @@ func TestWhatIsUnsavedIsUndone(t *testing.T) {
 		if !v.Right {
 			t.Fatalf("before the disk was full: %+v", v)
 		}
-		v.Unsaved()
+		s.carry(knock.Change{Marks: v.Undo()})
 		if a := s.answer(v, at, knock.Outcome{Refused: knock.RefusedUnsaved}); a.Reason != seal.Unavailable {
 			t.Errorf("what the visitor is told: %+v", a)
 		}
@@ -235,6 +221,91 @@ func TestWhatIsUnsavedIsUndone(t *testing.T) {
 	}
 	if v := s.asks(panel, alice.who()); v.Right {
 		t.Errorf("alice's key at the door that she was to have: %+v", v)
+	}
+}
+
+// An order that gives a right can be undone, whether the disk has it or not; one that takes
+// a right stays in force.
+func TestOrdersAreUndone(t *testing.T) {
+	alice, bob, carol := newKey("alice"), newKey("bob"), newKey("carol")
+	for _, tt := range []struct {
+		order string
+		args  any
+		stays bool
+	}{
+		{OrderInvite, InviteArgs{For: "dave"}, false},
+		{OrderRescue, RescueArgs{Count: 3}, false},
+		{OrderAdd, AddArgs{Lines: newKey("dave").line("") + "\n" + carol.line(`doors="web"`) + "\n" + carol.line("")}, false},
+		{OrderUnlock, KeyArgs{Key: alice.id()}, false},
+		{OrderRestore, KeyArgs{Key: bob.id()}, false},
+		{OrderLock, KeyArgs{Key: carol.id()}, true},
+		{OrderRevoke, KeyArgs{Key: carol.id()}, true},
+		{OrderWithdraw, WithdrawArgs{Rescues: true}, true},
+		{OrderWithdraw, WithdrawArgs{Invite: "erin"}, true},
+	} {
+		s := newSite(t, alice.line(""), bob.line(""))
+		mustOrder[Done](s, OrderAdd, AddArgs{Lines: carol.line(`doors="panel"`)})
+		mustOrder[Done](s, OrderLock, KeyArgs{Key: alice.id()})
+		mustOrder[Done](s, OrderRevoke, KeyArgs{Key: bob.id()})
+		mustOrder[Invite](s, OrderInvite, InviteArgs{For: "erin"})
+		mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1})
+		before, disk := mustOrder[Keys](s, OrderKeys, KeysArgs{}), maps.Clone(s.common)
+		c, _, err := s.kept.Order(s.now, "root", tt.order, mustJSON(t, tt.args))
+		if err != nil {
+			t.Fatalf("%s: %v", tt.order, err)
+		}
+		if s.carry(c); maps.EqualFunc(s.common, disk, bytes.Equal) {
+			t.Fatalf("%s changes nothing on disk", tt.order)
+		}
+		if (c.Undo == nil) != tt.stays {
+			t.Errorf("%s can be undone: %v, want %v", tt.order, c.Undo != nil, !tt.stays)
+		}
+		if c.Undo == nil {
+			continue
+		}
+		s.carry(knock.Change{Marks: c.Undo()})
+		if d := cmp.Diff(disk, s.common); d != "" {
+			t.Errorf("%s, undone, on disk (-want +got):\n%s", tt.order, d)
+		}
+		if d := cmp.Diff(before, mustOrder[Keys](s, OrderKeys, KeysArgs{})); d != "" {
+			t.Errorf("%s, undone (-want +got):\n%s", tt.order, d)
+		}
+		for _, who := range []key{alice, bob, newKey("dave")} {
+			if v := s.asks(web, who.who()); v.Right {
+				t.Errorf("%s, undone: %s gets in", tt.order, who.name)
+			}
+		}
+		if v := s.asks(web, carol.who()); v.Right {
+			t.Errorf("%s, undone: carol gets in at a door that she was to have", tt.order)
+		}
+	}
+}
+
+// A code that was withdrawn while its use was on its way to the disk does not come back.
+func TestWhatIsUndoneIsNotWithdrawnInVain(t *testing.T) {
+	s := newSite(t)
+	v := s.asks(web, s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0]))
+	mustOrder[Done](s, OrderWithdraw, WithdrawArgs{Rescues: true})
+	if s.carry(knock.Change{Marks: v.Undo()}); len(s.common) != 0 {
+		t.Errorf("the disk has %q, want no code", s.common)
+	}
+}
+
+// Who has used up a rescue code and got nothing for it is told so; an invite has enrolled
+// its key all the same.
+func TestACodeIsUsedUpInVain(t *testing.T) {
+	s := newSite(t)
+	for name, tt := range map[string]struct {
+		who  who
+		want seal.Reason
+	}{
+		"a rescue code": {s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0]), seal.SpentInVain},
+		"an invite":     {newKey("alice").invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code), seal.NotStarted},
+	} {
+		v, at := s.told(web, tt.who)
+		if a := s.answer(v, at, knock.Outcome{Refused: knock.RefusedFailed}); a.Reason != tt.want {
+			t.Errorf("%s behind which the service does not start is refused for %d, want %d", name, a.Reason, tt.want)
+		}
 	}
 }
 
@@ -379,5 +450,34 @@ func TestALockedKeyIsCutOff(t *testing.T) {
 		if c.Cut != nil && (!c.Cut("alice "+alice.id()) || !c.Cut("her former name "+alice.id()) || c.Cut("alice "+newKey("bob").id())) {
 			t.Errorf("%+v: cuts others, or not whom it should", tt.args)
 		}
+	}
+}
+
+// An invite for single packets is of a knock that takes them.
+func TestInvitesForSinglePackets(t *testing.T) {
+	s := newSite(t)
+	both, one, any := s.uses[0].Rule.(Rule), s.uses[0].Rule.(Rule), s.uses[0].Rule.(Rule)
+	both.OneWay, one.Port, any.Port, any.AnySource = false, 5001, 5002, true
+	s.use(knock.Use{Door: "web", Rule: both}, knock.Use{Door: "web", Rule: one}, knock.Use{Door: "panel", Rule: any})
+	for _, tt := range []struct {
+		args InviteArgs
+		port uint16
+		any  bool
+	}{
+		{InviteArgs{For: "alice", Door: "web"}, sealedPort, false},
+		{InviteArgs{For: "alice", Door: "web", OneWay: true}, 5001, false},
+		{InviteArgs{For: "alice", OneWay: true}, 5001, false},
+		{InviteArgs{For: "alice", Door: "panel", OneWay: true}, 5002, true},
+		{InviteArgs{For: "alice", Door: "panel"}, 5002, false},
+	} {
+		got := mustOrder[Invite](s, OrderInvite, tt.args)
+		if got.Port != tt.port || got.OneWay != tt.args.OneWay || got.AnySource != tt.any {
+			t.Errorf("%+v: %+v, want port %d, from any source: %v", tt.args, got, tt.port, tt.any)
+		}
+	}
+	s.use(knock.Use{Door: "web", Rule: both})
+	_, err := order[Invite](s, OrderInvite, InviteArgs{For: "alice", OneWay: true})
+	if err == nil || err.Error() != `door "web" takes no single packets` {
+		t.Errorf("at a door that takes none: %v", err)
 	}
 }

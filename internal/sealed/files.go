@@ -33,6 +33,7 @@ type digest struct {
 	revoked  *credential.Revocations
 	problems []credential.Problem // lines that do not count
 	doors    []string             // that options name
+	roster   roster               // of keys or secrets
 }
 
 // Uses are the files, of which the identity and the machines' secrets are secret. That
@@ -80,6 +81,7 @@ func (Kind) Digest(f knock.File, text []byte) (any, error) {
 			d.doors = append(d.doors, o.Doors...)
 		}
 	}
+	d.enlist()
 	slices.Sort(d.doors)
 	d.doors = slices.Compact(d.doors)
 	return d, nil

@@ -18,7 +18,7 @@ import (
 // marks, of which each has one entry.
 type ledger struct {
 	keys    map[string]credential.Key // enrolled, by their identity
-	locked  map[string]string         // by identity: who locked it, and when
+	locked  map[string]string         // by identity: who locked it, and when; replaced, never changed
 	revoked map[string]string         // likewise
 	invites map[string]*code          // by the hash, in hexadecimal
 	rescues map[string]*code
@@ -32,10 +32,10 @@ type ledger struct {
 type code struct {
 	credential.Code
 	Made  time.Time
-	use   string              // the message of the knock that has used it; "" for none
-	since time.Time           // when
-	parts int                 // of that knock, one for each address family, that are or may still be saved
-	undo  func() []knock.Mark // takes back what the use led to, when none of its parts could be saved
+	use   string            // the message of the knock that has used it; "" for none
+	since time.Time         // when
+	parts int               // of that knock, one for each address family, that are or may still be saved
+	undo  func() knock.Mark // takes back what the use led to, when none of its parts counts; nil: nothing
 }
 
 // written is a code as its mark has it.
@@ -165,16 +165,8 @@ func (l *ledger) enrol(k credential.Key) knock.Mark {
 	return knock.Mark{Key: keyMark + id, Value: []byte(k.String()), Common: true}
 }
 
-// restore has a key be enrolled as it was before, if it was, and returns its mark.
-func (l *ledger) restore(id string, before credential.Key, had bool) knock.Mark {
-	if had {
-		return l.enrol(before)
-	}
-	return l.expel(id)
-}
-
-// origins are what a ring is made of, besides files.
-func (l *ledger) origins() (o credential.Origins) {
+// enrolled is the set of keys that are enrolled.
+func (l *ledger) enrolled() *credential.Keys {
 	if l.set == nil {
 		var list []credential.Key
 		for _, id := range slices.Sorted(maps.Keys(l.keys)) {
@@ -182,7 +174,12 @@ func (l *ledger) origins() (o credential.Origins) {
 		}
 		l.set = credential.NewKeys(list)
 	}
-	o.Enrolled = l.set
+	return l.set
+}
+
+// origins are what a ring is made of, besides files.
+func (l *ledger) origins() (o credential.Origins) {
+	o.Enrolled = l.enrolled()
 	for _, c := range l.invites {
 		o.Invites = append(o.Invites, c.Code)
 	}

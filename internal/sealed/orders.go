@@ -33,6 +33,7 @@ type call struct {
 	who  string
 	args json.RawMessage
 	knock.Change
+	undo []func() knock.Mark // what gives somebody a right, taken back
 }
 
 // Order carries out an operator's order.
@@ -66,12 +67,23 @@ func (k *kept) Order(now time.Time, who, order string, args json.RawMessage) (kn
 	if err != nil {
 		return knock.Change{}, nil, err
 	}
-	text, err := json.Marshal(reply)
-	if err != nil {
-		return knock.Change{}, nil, err
+	var text json.RawMessage
+	if c.Reply == nil {
+		if text, err = json.Marshal(reply); err != nil {
+			return knock.Change{}, nil, err
+		}
 	}
 	if len(c.Marks) > 0 {
 		k.publish(now)
+	}
+	if len(c.undo) > 0 {
+		c.Undo = func() (marks []knock.Mark) {
+			for _, back := range c.undo {
+				marks = append(marks, back())
+			}
+			k.publish(now)
+			return marks
+		}
 	}
 	return c.Change, text, nil
 }
@@ -97,14 +109,23 @@ func wrong(hint, format string, args ...any) error {
 	return &knock.OrderError{Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// at returns the first rule of a door, or of any for "".
-func (c *call) at(door string) (knock.Use, error) {
+// at returns the first rule of a door, or of any for "", or the first of those that takes
+// single packets.
+func (c *call) at(door string, oneWay bool) (knock.Use, error) {
 	var doors []string
+	var answers *knock.Use
 	for _, u := range c.kept.uses {
-		if door == "" || u.Door == door {
+		switch is := door == "" || u.Door == door; {
+		case is && (rule(u.Rule).OneWay || !oneWay):
 			return u, nil
+		case is && answers == nil:
+			answers = &u
 		}
 		doors = append(doors, u.Door)
+	}
+	if answers != nil {
+		return knock.Use{}, wrong("one_way = true at the knock in the configuration, and doorward apply; or an invite without --one-way",
+			"door %q takes no single packets", answers.Door)
 	}
 	if len(doors) == 0 {
 		return knock.Use{}, wrong("doorward init --knock sealed --force, which keeps the configuration as it is beside the new one", "no door has a sealed knock")
@@ -113,8 +134,8 @@ func (c *call) at(door string) (knock.Use, error) {
 }
 
 // gate is at, with the gateway's key there.
-func (c *call) gate(door string) (u knock.Use, id *identity, err error) {
-	if u, err = c.at(door); err != nil {
+func (c *call) gate(door string, oneWay bool) (u knock.Use, id *identity, err error) {
+	if u, err = c.at(door, oneWay); err != nil {
 		return u, nil, err
 	}
 	path := rule(u.Rule).Identity
@@ -138,7 +159,7 @@ const (
 )
 
 func (c *call) invite(a InviteArgs) (reply Invite, err error) {
-	u, id, err := c.gate(a.Door)
+	u, id, err := c.gate(a.Door, a.OneWay)
 	if err != nil {
 		return reply, err
 	}
@@ -169,6 +190,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, wrong("", "the options have %d bytes: allowed are %d, and fewer with many quotation marks; leave out what only sshd reads", len(a.Options), mostOptions)
 	}
 	reply = id.invite(u, made.Expires)
+	reply.OneWay, reply.AnySource = a.OneWay, a.OneWay && rule(u.Rule).AnySource
 	if a.Key != "" {
 		f, err := credential.ParseFingerprint(a.Key)
 		if err != nil {
@@ -188,8 +210,7 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 		return reply, err
 	}
 	made.Hash = credential.HashCode([16]byte(reply.Code))
-	c.kept.ledger.invites[hex.EncodeToString(made.Hash[:])] = made
-	c.Marks = append(c.Marks, made.mark(inviteMark))
+	c.keep(c.kept.ledger.invites, made, inviteMark)
 	c.note("made the invite %s for %s, until %s", made.short(), name, made.Expires.UTC().Format(time.RFC3339))
 	return reply, nil
 }
@@ -199,6 +220,17 @@ func (id *identity) invite(u knock.Use, expires time.Time) Invite {
 	r := rule(u.Rule)
 	return Invite{Code: make([]byte, 16), Profile: id.profiles[0][:], Fingerprint: id.keys[0].Fingerprint().String(),
 		Port: r.Port, TCP: r.TCP, Door: u.Door, Expires: expires}
+}
+
+// keep adds a code to those of its kind.
+func (c *call) keep(codes map[string]*code, made *code, kind string) {
+	hash := hex.EncodeToString(made.Hash[:])
+	codes[hash] = made
+	c.Marks = append(c.Marks, made.mark(kind))
+	c.undo = append(c.undo, func() knock.Mark {
+		delete(codes, hash)
+		return forget(kind, hash)
+	})
 }
 
 // short is what people call a code by.
@@ -228,7 +260,7 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 	case len(l.rescues)+a.Count > mostRescues:
 		return reply, wrong("doorward keys withdraw --rescues", "there are %d rescue codes already, of %d at most", len(l.rescues), mostRescues)
 	}
-	u, id, err := c.gate(a.Door)
+	u, id, err := c.gate(a.Door, false)
 	if err != nil {
 		return reply, err
 	}
@@ -244,8 +276,7 @@ func (c *call) rescue(a RescueArgs) (reply Rescue, err error) {
 			return Rescue{}, err
 		}
 		made := &code{Code: credential.Code{Hash: credential.HashCode(secret), Name: "rescue", Options: options}, Made: c.now}
-		l.rescues[hex.EncodeToString(made.Hash[:])] = made
-		c.Marks = append(c.Marks, made.mark(rescueMark))
+		c.keep(l.rescues, made, rescueMark)
 		reply.Codes = append(reply.Codes, seal.FormatCode(secret))
 	}
 	c.note("made %d rescue codes", a.Count)
@@ -292,7 +323,15 @@ func (c *call) add(a AddArgs) (reply Done, err error) {
 		names = append(names, strings.TrimSpace(k.Name+" "+id))
 	}
 	for _, k := range list {
+		id := k.Fingerprint.String()
+		before, had := l.keys[id]
 		c.Marks = append(c.Marks, l.enrol(k))
+		c.undo = append([]func() knock.Mark{func() knock.Mark { // the last first, should one be there twice
+			if had && l.revoked[id] == "" {
+				return l.enrol(before)
+			}
+			return l.expel(id)
+		}}, c.undo...)
 	}
 	c.Recheck = true // options may have become narrower
 	c.note("added %s", strings.Join(names, ", "))

@@ -34,6 +34,7 @@ type verdict struct {
 	used   *handshakes
 	reason seal.Reason // of a refusal
 	left   time.Duration
+	spends bool // a rescue code is used up by it
 }
 
 // Hear judges a request or a single packet.
@@ -71,9 +72,6 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		case !room:
 			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
 		}
-	}
-	if authority, ok := who.party.Authority(); ok {
-		r.kept.issuers.note(who.party.ID, authority)
 	}
 	if !s.named {
 		return v.refuse(seal.NoDoor, "there is no such door here", "door")
@@ -160,10 +158,11 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
-		c.use, c.since, c.undo = message, v.Time, func() []knock.Mark { return nil }
+		c.use, c.since, c.undo = message, v.Time, nil
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
+	v.spends = who.enrolled == nil // an invite has enrolled its key, whatever becomes of the door
 	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
 	if who.enrolled != nil {
 		id := who.enrolled.Fingerprint.String()
@@ -173,27 +172,35 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
 		if c.parts == 0 {
-			c.undo = func() []knock.Mark {
-				mark := l.restore(id, before, had)
-				r.kept.publish(v.Time)
-				return []knock.Mark{mark}
+			c.undo = func() knock.Mark {
+				defer r.kept.publish(v.Time)
+				if had {
+					return l.enrol(before)
+				}
+				return l.expel(id)
 			}
 		}
 		r.kept.publish(v.Time)
 	}
 	c.parts++
-	v.Unsaved = func() []knock.Mark {
-		if c.parts--; c.parts > 0 {
-			return nil
-		}
-		c.use = ""
-		marks := c.undo()
-		if codes[hash] == c { // else it was withdrawn meanwhile
-			marks = append(marks, c.mark(kind))
-		}
-		return marks
-	}
+	v.Undo = func() []knock.Mark { return v.unspend(c, codes, kind) }
 	return []knock.Verdict{v.Verdict}
+}
+
+// unspend takes back one part of a code's use. With the last, the code is one that was not
+// used, unless it was withdrawn meanwhile, and what the use led to has not happened.
+func (v *verdict) unspend(c *code, codes map[string]*code, kind string) (marks []knock.Mark) {
+	if c.parts--; c.parts > 0 {
+		return nil
+	}
+	c.use, v.spends = "", false
+	if codes[hex.EncodeToString(c.Hash[:])] == c {
+		marks = append(marks, c.mark(kind))
+	}
+	if c.undo != nil {
+		marks = append(marks, c.undo())
+	}
+	return marks
 }
 
 // refuse makes it a wrong knock, for a reason that is told and one for operators.
@@ -224,6 +231,8 @@ func (v *verdict) why(r knock.Refusal) seal.Reason {
 	switch {
 	case v.reason != 0:
 		return v.reason
+	case v.spends:
+		return seal.SpentInVain
 	case r == knock.RefusedFailed:
 		return seal.NotStarted
 	case r == knock.RefusedNothing:

@@ -165,6 +165,10 @@ func order[R any](s *site, what string, args any) (reply R, err error) {
 	c, result, err := s.kept.Order(s.now, "root", what, text)
 	if err == nil {
 		s.carry(c)
+		if c.Reply != nil {
+			result, err = c.Reply()
+			s.must(err)
+		}
 		s.must(json.Unmarshal(result, &reply))
 	}
 	return reply, err
