@@ -155,19 +155,35 @@ func TestACodeOverBothFamilies(t *testing.T) {
 
 // A code is as good as new only if no part of its one use is on the disk.
 func TestAUseThatIsSavedInPart(t *testing.T) {
-	for name, unsaved := range map[string][]int{"both": {0, 1}, "both, the second first": {1, 0}, "the first": {0}, "the second": {1}} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		unsaved  []int
+		restarts bool
+	}{
+		{"both", []int{0, 1}, false},
+		{"both, the second first", []int{1, 0}, false},
+		{"both, before a restart", []int{0, 1}, true},
+		{"the first", []int{0}, false},
+		{"the second", []int{1}, false},
+		{"the second, before a restart", []int{1}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			alice := newKey("alice")
 			s := newSite(t)
 			rescue := s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0])
 			invite := alice.invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code)
 			for _, w := range []who{rescue, invite} {
 				all := s.overBoth(web, w)
-				for _, n := range unsaved {
-					all[n].Undo()
+				for _, n := range tt.unsaved { // but the disk accepts it in the end
+					for _, m := range all[n].Undo() {
+						s.save(m, "")
+					}
 				}
 			}
-			nothing := len(unsaved) == 2
+			nothing := len(tt.unsaved) == 2
+			if tt.restarts {
+				s.restart(map[string]string{identityFile: identityText(7), keysFile: ""})
+			}
 			if v := s.asks(web, alice.who()); v.Right == nothing {
 				t.Errorf("the key of the invite: right is %t, want %t", v.Right, !nothing)
 			}
