@@ -188,7 +188,7 @@ func TestLockedAuthority(t *testing.T) {
 
 // Whether what a certificate led to may stand follows from By alone, whatever becomes of its
 // authority and of its authority's lines.
-func TestWhatACertificateLedTo(t *testing.T) {
+func TestStandsWithACertificate(t *testing.T) {
 	message := []byte("what is asked for")
 	ca, visitor, other := newSigner(t, 1), newSigner(t, 2), newSigner(t, 3)
 	certificate := func(serial uint64, principals ...string) string {
@@ -216,11 +216,18 @@ func TestWhatACertificateLedTo(t *testing.T) {
 		return Origins{File: NewKeys([]Key{ca.key(t, `cert-authority,principals="ops"`)}), Locked: map[string]bool{s.fingerprint().String(): true}}
 	}
 	file := func(keys ...Key) Origins { return Origins{File: NewKeys(keys)} }
+	numbers := func(first, last uint64) Origins {
+		list := &revokedCertificates{serials{ranges: []serialRange{{first, last}}}, nil}
+		return Origins{File: NewKeys([]Key{ca.key(t, `cert-authority,principals="ops"`)}),
+			Revoked: []*Revocations{{certs: map[Fingerprint]*revokedCertificates{ca.fingerprint(): list}}}}
+	}
 	for _, c := range []struct {
 		name string
 		o    Origins
 		want bool
 	}{
+		{"its number is revoked", numbers(7, 7), false},
+		{"other numbers are revoked", numbers(8, 9), true},
 		{"one of its principals", file(ca.key(t, `cert-authority,principals="ops"`)), true},
 		{"another of its principals", file(ca.key(t, `cert-authority,principals="alice,dev"`)), true},
 		{"a principal that no line had", file(ca.key(t, `cert-authority,principals="bob"`)), false},
