@@ -58,8 +58,8 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
 	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward, sealed and load")
-	flag.DurationVar(&o.delay, "delay", 0, "of each datagram of fwknopd's and sealed knocks, either way")
-	flag.StringVar(&o.load, "load", "", "of the loads, those alone whose names have this in them")
+	flag.DurationVar(&o.delay, "delay", 0, "of each datagram of fwknopd's and sealed knocks, either way; only openings are measured then")
+	flag.StringVar(&o.load, "load", "", "of the loads, and of what sealed knocks are measured under, those alone whose names have this in them")
 	flag.IntVar(&o.many, "grants", 1_000_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -115,7 +115,7 @@ func run(ctx context.Context, o options) error {
 		{"sealed", &sealed{suite: seal.Hybrid, delay: o.delay}}, {"sealed, X25519", &sealed{suite: seal.X25519, delay: o.delay}},
 		{"sealed, one packet", &sealed{suite: seal.Hybrid, single: true, delay: o.delay}},
 	} {
-		if name, _, _ := strings.Cut(g.name, ","); o.only != "" && o.only != name {
+		if name, _, _ := strings.Cut(g.name, ","); o.only != "" && o.only != name || o.only == "sealed" && o.load != "" {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring %s ...\n", g.name)
@@ -126,7 +126,10 @@ func run(ctx context.Context, o options) error {
 		results = append(results, r)
 	}
 	if len(results) > 0 {
-		print(os.Stdout, results)
+		print(os.Stdout, results, o.delay)
+	}
+	if o.delay > 0 {
+		return nil // what follows has none
 	}
 	if o.only == "" || o.only == "sealed" {
 		if err := runSealed(ctx, o); err != nil {

@@ -131,7 +131,7 @@ func (g *sealed) dial(source string) (*net.UDPConn, error) {
 const again = 200 * time.Millisecond
 
 // shake is a handshake up to the request, which it sends and returns.
-func (g *sealed) shake(c *net.UDPConn, v *seal.Visitor, by prover) ([]byte, error) {
+func (g *sealed) shake(c net.Conn, v *seal.Visitor, by prover) ([]byte, error) {
 	e, err := seal.Nothing, g.send(c, v.Hello())
 	for begun := time.Now(); err == nil && e != seal.Challenged; {
 		if e, _, err = g.read(c, v); e == seal.Busy || errors.Is(err, os.ErrDeadlineExceeded) && time.Since(begun) < openWithin {
@@ -152,7 +152,7 @@ func (g *sealed) shake(c *net.UDPConn, v *seal.Visitor, by prover) ([]byte, erro
 }
 
 // answer waits for the answer to a request that was sent.
-func (g *sealed) answer(c *net.UDPConn, v *seal.Visitor, request []byte) (seal.Answer, error) {
+func (g *sealed) answer(c net.Conn, v *seal.Visitor, request []byte) (seal.Answer, error) {
 	for begun := time.Now(); ; {
 		e, a, err := g.read(c, v)
 		switch {
@@ -167,13 +167,13 @@ func (g *sealed) answer(c *net.UDPConn, v *seal.Visitor, request []byte) (seal.A
 	}
 }
 
-func (g *sealed) send(c *net.UDPConn, d []byte) error {
+func (g *sealed) send(c net.Conn, d []byte) error {
 	time.Sleep(g.delay)
 	_, err := c.Write(d)
 	return err
 }
 
-func (g *sealed) read(c *net.UDPConn, v *seal.Visitor) (seal.Event, seal.Answer, error) {
+func (g *sealed) read(c net.Conn, v *seal.Visitor) (seal.Event, seal.Answer, error) {
 	var b [seal.Longest]byte
 	if err := c.SetReadDeadline(time.Now().Add(again)); err != nil {
 		return 0, seal.Answer{}, err

@@ -10,8 +10,9 @@ import (
 )
 
 // print prints the tables: a column for each daemon, ratios to doorward's, and
-// a row for each number of grants.
-func print(out io.Writer, results []result) {
+// a row for each number of grants. With a delay of datagrams there is a row that says how
+// often a knock waited for two.
+func print(out io.Writer, results []result, delay time.Duration) {
 	var ours *result
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "\n\t")
@@ -27,6 +28,12 @@ func print(out io.Writer, results []result) {
 		cell func(result) string
 	}{
 		{"time to open, median", func(r result) string { return millis(quantile(r.times, 0.5)) }},
+		{"round trips", func(r result) string {
+			if delay <= 0 {
+				return "-"
+			}
+			return fmt.Sprintf("%.1f", float64(quantile(r.times, 0.5))/float64(2*delay))
+		}},
 		{"95% within", func(r result) string { return millis(quantile(r.times, 0.95)) }},
 		{"times doorward's median", func(r result) string { return ratio(quantile(r.times, 0.5), ours) }},
 		{"openings", func(r result) string { return fmt.Sprint(len(r.times)) }},

@@ -46,6 +46,11 @@ crun crun
 ansible-playbook ansible-core
 ansible-lint ansible-lint
 git git
+rsync rsync
+borg borgbackup
+autossh autossh
+curl curl
+psql postgresql-client
 rpm rpm
 lintian lintian
 zip zip"

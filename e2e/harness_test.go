@@ -43,12 +43,12 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	args := []string{"build", "-o", bin}
-	if os.Getenv("CGO_ENABLED") != "0" && os.Getenv("DOORWARD_RACE") != "" {
-		args = append(args, "-race") // a race seen by any test fails it: see check
+	build := exec.Command("go", "build", "-o", bin)
+	if os.Getenv("DOORWARD_RACE") != "" {
+		build.Args = append(build.Args, "-race") // a race seen by any test fails it: see check
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	}
-	build := exec.Command("go", append(args,
-		"github.com/doorward/doorward/cmd/doorwardd", "github.com/doorward/doorward/cmd/doorward")...)
+	build.Args = append(build.Args, "github.com/doorward/doorward/cmd/doorwardd", "github.com/doorward/doorward/cmd/doorward")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1

@@ -62,6 +62,7 @@ var firewalls = map[string]string{
 // at boot, one of them without doorward knowing its unit; and other firewalls are
 // there, some of which wait for what waits for doorward.
 func TestNobodyGetsInWhileItBoots(t *testing.T) {
+	t.Parallel()
 	ns, stranger := nstest.New(t), nstest.New(t)
 	nstest.Link(ns, stranger, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	dir := t.TempDir()
@@ -126,6 +127,7 @@ func TestNobodyGetsInWhileItBoots(t *testing.T) {
 // TestListenersSurviveTheDaemon kills the daemon while a user of the machine
 // tries all the time to have the listeners' ports, and a visitor knocks.
 func TestListenersSurviveTheDaemon(t *testing.T) {
+	t.Parallel()
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
@@ -190,6 +192,7 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 // TestStartsWithoutItsStateDirectory: the daemon can guard the doors without one,
 // provided that systemd starts it.
 func TestStartsWithoutItsStateDirectory(t *testing.T) {
+	t.Parallel()
 	m := systemdtest.Boot(t, nstest.New(t), build(t, "cmd/doorwardd")+":/stub")
 	install(t, m)
 	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
@@ -263,16 +266,28 @@ func squatter() {
 	}
 }
 
-// build builds a program of the module, static, and returns its path.
+// built has the programs that build has built. TestMain makes and removes the directory.
+var built struct {
+	sync.Mutex
+	dir string
+}
+
+// build builds a program of the module, static and once for all tests, and returns its
+// path.
 func build(t *testing.T, name string) string {
 	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "../"+name)
+	built.Lock()
+	defer built.Unlock()
+	path := built.dir + name[strings.LastIndexByte(name, '/'):]
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
-	return dir + "/" + name[strings.LastIndexByte(name, '/')+1:]
+	return path
 }
 
 // besiege tries to connect from ns to ports of an address, a thousand times a

@@ -40,6 +40,7 @@ records = ["log", "journal", "udp:192.0.2.2:514"]
 // TestTheDaemonInItsUnit knocks at the real daemon, in its unit, on a real
 // system: from boot to an open door and back to a dark one.
 func TestTheDaemonInItsUnit(t *testing.T) {
+	t.Parallel()
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})

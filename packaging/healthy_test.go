@@ -19,6 +19,7 @@ import (
 // wrong, and so the log may not say that anything is. Then an operator comes who does
 // what operators do.
 func TestAHealthyMachine(t *testing.T) {
+	t.Parallel()
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})

@@ -17,6 +17,7 @@ import (
 // TestFromInstallToPurge lives with the packages on each Debian release: install,
 // first configuration, knock, upgrade, remove, install again, purge.
 func TestFromInstallToPurge(t *testing.T) {
+	t.Parallel()
 	nstest.Need(t, "dpkg-deb", "ssh", "ssh-keygen")
 	before, now, built := packagesOf(t)
 	for _, suite := range systemdtest.Suites {
@@ -156,6 +157,7 @@ func (l *life) session() (say func(string)) {
 // upgrade upgrades while somebody is in and a stranger tries to get in.
 func (l *life) upgrade() {
 	say := l.session()
+	l.m.Run("doorward", "open", "ssh", "--source", "192.0.2.2", "--for", "1h") // an upgrade may take longer than a knock lets in
 	pid := show(l.T, l.m, "doorward.service", "MainPID")
 	end := besiege(l.T, l.stranger, "198.51.100.1", 22)
 	l.apt("install /now/*.deb")

@@ -30,6 +30,7 @@ func install(t *testing.T, m *systemdtest.Machine) {
 }
 
 func TestOnASystem(t *testing.T) {
+	t.Parallel()
 	m := systemdtest.Boot(t, nstest.New(t), os.Args[0]+":/stub")
 	install(t, m)
 	t.Run("users and directories", func(t *testing.T) { testUsers(t, m) })
@@ -42,6 +43,7 @@ func TestOnASystem(t *testing.T) {
 }
 
 func TestGuardsBeforeTheNetworkIsUp(t *testing.T) {
+	t.Parallel()
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		squatter()
 		os.Exit(0)
 	default:
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	if _, err := os.Stat("/etc/doorward/bad"); err == nil {
 		fmt.Println("doorward.toml:1: it is bad")
@@ -48,6 +48,17 @@ func TestMain(m *testing.M) {
 	case !slices.Contains(os.Args, "--check"):
 		stub()
 	}
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "doorward-packaging-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	built.dir = dir
+	return m.Run()
 }
 
 // apply has the stand-in reload.

@@ -21,6 +21,7 @@ import (
 // TestUnitsAsDebianHasThem guards Debian's sshd by its other name, with a daemon that
 // has no permission at first, and beside a second sshd.
 func TestUnitsAsDebianHasThem(t *testing.T) {
+	t.Parallel()
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/signer"
 )
 
@@ -26,9 +29,11 @@ const acceptHelp = `Accept an invite to a gateway: enrol your SSH key there by a
 profile, with which doorward knock knocks from then on.
 
 The invite is one line, which the gateway's operator makes with doorward invite. It may
-stand on the command line, where the history of a shell keeps it: it is short-lived, and
-counts once. Else it is read from a FILE, from standard input for "-", or, without an
-argument on a terminal, it is asked for.
+stand on the command line, where the history of a shell keeps it, and other users of
+this machine see it meanwhile: it is short-lived, and counts once. Else it is read from
+a FILE, from standard input for "-", or, without an argument on a terminal, it is asked
+for. One that is encrypted to ~/.ssh/id_ed25519 or id_rsa is decrypted with that. Where
+the key has a passphrase age does it: age -d -i KEY FILE | doorward accept -.
 
 The key is one that ssh-agent has, or of ~/.ssh/id_*.pub. If there are several, accept
 asks which; --key names one by its fingerprint, as ssh-add -l lists it, or by the file
@@ -108,17 +113,14 @@ func (o *acceptOptions) run(ctx context.Context, e *env, arg string) error {
 	if err != nil {
 		return err
 	}
-	if o.name == "" {
-		o.name = invite.Name
-	}
-	if err := profile.CheckName(o.name); err != nil {
-		return &usageError{fmt.Errorf("--name: %w", err)}
+	if o.name, err = nameFor(invite, o.name); err != nil {
+		return err
 	}
 	in, err := e.directory()
 	if err != nil {
 		return err
 	}
-	if err := mayReplace(in, o.name, invite); err != nil {
+	if err := mayReplace(e, in, o.name, invite); err != nil {
 		return err
 	}
 	if invite.Expires.Before(e.clock()) {
@@ -198,16 +200,48 @@ func readInvite(ctx context.Context, e *env, arg string) (v profile.Invite, err 
 	if err != nil {
 		return v, fmt.Errorf("read the invite: %w", err)
 	}
+	if share.Encrypted(text) && bytes.Count(text, []byte("\n")) == 0 {
+		return v, withHint(errors.New("the invite is encrypted, and has more than this line"), "save it in a FILE: doorward accept FILE")
+	}
+	text, err = decrypt(e, "the invite", text, nil)
+	if closed, ok := errors.AsType[*closedError](err); ok {
+		return v, withHint(err, "age -d -i %s FILE | doorward accept -", cmp.Or(closed.locked, "KEY"))
+	}
+	if err != nil {
+		return v, err
+	}
 	return profile.ParseInvite(string(text))
 }
 
-// mayReplace refuses a name that another gateway's profile has.
-func mayReplace(in profile.Directory, name string, v profile.Invite) error {
+// nameFor is what the profile is to be called: as --name says, or else as the invite does,
+// whose author may not choose that ssh goes to the gateway where another host is meant.
+func nameFor(v profile.Invite, name string) (string, error) {
+	if name != "" {
+		if err := profile.CheckName(name); err != nil {
+			return "", &usageError{fmt.Errorf("--name: %w", err)}
+		}
+		return name, nil
+	}
+	if strings.Contains(v.Name, ".") && !slices.Contains(v.Hosts, v.Name) {
+		return "", withHint(fmt.Errorf("the invite calls the gateway %s, as a host that it is not: it is at %s", v.Name, strings.Join(v.Hosts, ", ")),
+			"--name %s, or another name without dots", profile.NameFor(v.Hosts))
+	}
+	return v.Name, nil
+}
+
+// mayReplace refuses a name that another gateway's profile has, and says so when a gateway
+// has another key than before.
+func mayReplace(e *env, in profile.Directory, name string, v profile.Invite) error {
 	old, err := in.Load(name)
 	switch {
 	case errors.Is(err, profile.ErrNone):
 		return nil
-	case err == nil && (old.Gateway.Fingerprint == v.Fingerprint || old.Port == v.Port && slices.Equal(old.Hosts, v.Hosts)):
+	case err != nil:
+		return withHint(err, "mend that; or doorward profiles remove %s, and accept the invite then; or --name OTHER", name)
+	case old.Gateway.Fingerprint == v.Fingerprint:
+		return nil
+	case old.Port == v.Port && slices.Equal(old.Hosts, v.Hosts):
+		fmt.Fprintf(e.stderr, "doorward: note: the gateway of profile %s has another key by this invite, %s, than before, %s\n", name, v.Fingerprint, old.Gateway.Fingerprint)
 		return nil
 	}
 	return withHint(fmt.Errorf("%w, of another gateway: %s", profile.ErrExists, in.Path(name)),

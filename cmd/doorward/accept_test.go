@@ -23,6 +23,7 @@ import (
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/signer"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // traveller is a visitor with a home of their own and an ssh-agent, and a gateway on this
@@ -38,6 +39,7 @@ type traveller struct {
 	now     time.Time
 	ctx     context.Context
 	printed func() // called after each print to standard output; may be nil
+	visits  *visit.Visitor
 }
 
 var inviteCode = [16]byte{7, 7}
@@ -90,7 +92,7 @@ func (v *traveller) run(args ...string) (code int, stdout, stderr string) {
 	v.t.Helper()
 	var out, errs bytes.Buffer
 	e := &env{stdin: strings.NewReader(""), stdout: &watched{&out, v.printed}, stderr: &errs, getenv: func(name string) string { return v.vars[name] },
-		now: func() time.Time { return v.now }, profiles: profile.Directory(filepath.Join(v.home, "profiles")),
+		now: func() time.Time { return v.now }, profiles: profile.Directory(filepath.Join(v.home, "profiles")), visits: v.visits,
 		ask: func(_ context.Context, prompt string, _ bool) ([]byte, error) {
 			v.asked = append(v.asked, prompt)
 			if len(v.answers) == 0 {
@@ -173,7 +175,8 @@ func TestAccept(t *testing.T) {
 	v.want(0, "profile  gate\nfile     HOME/profiles/gate.toml\nhosts    127.0.0.1\nport     PORT/udp\ndoors    ssh\n"+
 		"key      HOME/.ssh/id_ed25519\ngateway  SHA256:KEY\nsuite    MLKEM768-X25519\n", "", "profiles", "show", "gate")
 	v.want(1, "", "doorward: error: there is no such profile: \"gat\" (HOME/profiles/gat.toml)\ndoorward: hint: there are: gate\n", "profiles", "show", "gat")
-	v.want(0, "removed gate; the gateway still knows your key, until its operator removes it\n", "", "profiles", "remove", "gate")
+	v.want(0, "removed gate; the gateway still knows your key, until its operator removes it\n"+
+		"lines for ssh, if it has any: doorward ssh-config gate --remove\n", "", "profiles", "remove", "gate")
 	v.want(0, "no profiles: doorward accept makes one of an invite\n", "", "profiles")
 }
 

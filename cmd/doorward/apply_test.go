@@ -80,3 +80,11 @@ func TestApplyIDOfNothing(t *testing.T) {
 		}
 	}
 }
+
+// settled ends what is pending.
+func settled(b *controltest.Backend, by, how string) {
+	b.Change(func(s *control.Status) {
+		s.Pending, s.Settled = nil, &control.Settled{ID: 7, Time: time.Now(), By: by, Kept: how == control.EndKept, End: how}
+		s.Ended = []control.Settled{*s.Settled}
+	})
+}

@@ -196,6 +196,44 @@ func TestConnectSingleUse(t *testing.T) {
 	}
 }
 
+// A grant that was taken back, once, is none for a single connection: the calls after the
+// next one share its knock.
+func TestConnectAfterTheGrantWasTakenBack(t *testing.T) {
+	v, s := enrolled(t)
+	var open bool
+	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
+		open = true
+		return v.gateway.Open(k)
+	})
+	guard := func(e *env) {
+		e.visits = &visit.Visitor{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if !open {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}}
+	}
+	through := func(what string, wantKnocks int) {
+		t.Helper()
+		v.now = v.now.Add(time.Second)
+		before := v.knocks()
+		if code, out, errs := v.connect("abc", guard, "gate", fmt.Sprint(s.port)); code != 0 || out != "hello\nabc" || errs != "" {
+			t.Errorf("%s: status %d, %q, %q", what, code, out, errs)
+		}
+		if n := v.knocks() - before; n != wantKnocks {
+			t.Errorf("%s: %d knocks, want %d", what, n, wantKnocks)
+		}
+	}
+	through("the first", 1)
+	for range 2 { // nor is one that is taken back later
+		open = false
+		through("after it was taken back", 1)
+		through("the next", 0)
+		through("the one after it", 0)
+	}
+}
+
 // Whoever has waited for a knock that was in vain does not repeat it.
 func TestConnectSharesFailure(t *testing.T) {
 	v, s := enrolled(t)
@@ -211,15 +249,14 @@ func TestConnectSharesFailure(t *testing.T) {
 	before, began := v.knocks(), make(chan bool, 8)
 	var mu sync.Mutex
 	at := v.now
-	clock := func(e *env) {
-		e.now = func() time.Time { // later each time
-			mu.Lock()
-			defer mu.Unlock()
-			at = at.Add(time.Millisecond)
-			began <- true
-			return at
-		}
+	later := func() time.Time { // each time
+		mu.Lock()
+		defer mu.Unlock()
+		at = at.Add(time.Millisecond)
+		began <- true
+		return at
 	}
+	clock := func(e *env) { e.now = later }
 	var all sync.WaitGroup
 	all.Go(func() {
 		code, out, errs := v.connect("", clock, "gate", fmt.Sprint(s.port))
@@ -229,7 +266,7 @@ func TestConnectSharesFailure(t *testing.T) {
 		}
 	})
 	<-began // of the wait for the turn: nothing is known, so that nothing else asks the clock
-	door.Tell(turns.Known{At: v.now.Add(time.Hour), Failed: &turns.Failure{Code: "timeout", Message: "no answer", Hint: "wait"}})
+	door.Tell(turns.Known{At: later(), Failed: &turns.Failure{Code: "timeout", Message: "no answer", Hint: "wait"}})
 	turn.Release()
 	all.Wait()
 	if n := v.knocks() - before; n != 0 {

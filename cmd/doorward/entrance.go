@@ -38,7 +38,6 @@ var errTouch = withHint(errors.New("the profile's key takes a touch, which Match
 const (
 	tryShared    = 2 * time.Second  // whether the door is still open by another call's knock
 	turnWithin   = 2 * time.Minute  // as long as a knock may take: a touch, and a service that starts
-	aloneFor     = time.Hour        // how long it is remembered that a grant is good for one connection
 	notAgain     = 10 * time.Second // until ssh's Match exec knocks again, after a knock in vain
 	unanswered   = 5 * time.Second  // how long a single packet's grant is taken to last
 	waitPatience = 10 * time.Second // for a port behind a door that is open
@@ -110,7 +109,8 @@ func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	defer turn.Release()
 	now := n.door.Known()
-	if now.Failed != nil && now.At.After(began) && (now.Failed.Port == 0 || now.Failed.Port == port) {
+	since := now.At.After(began) && !now.At.After(n.e.clock()) // else the clock was set
+	if now.Failed != nil && since && (now.Failed.Port == 0 || now.Failed.Port == port) {
 		return nil, shared(now.Failed)
 	}
 	if now.At.After(known.At) {
@@ -151,8 +151,8 @@ func (n *entrance) allowed(port uint16) (uint16, error) {
 		}
 		return port, nil
 	}
-	if n.strict && len(ports) > 0 && len(ports) < seal.MostPorts && !hasPort(ports, port) {
-		return 0, &control.Error{Code: control.CodeRefused, Message: fmt.Sprintf("%d/tcp is none of the door's ports, which are %s", port, strings.Join(ports, ", "))}
+	if n.strict && len(ports) < seal.MostPorts && !hasPort(ports, port) {
+		return 0, &control.Error{Code: control.CodeRefused, Message: fmt.Sprintf("%d/tcp is none of the door's ports, which are %s", port, cmp.Or(strings.Join(ports, ", "), "not known"))}
 	}
 	return port, nil
 }
@@ -186,17 +186,23 @@ func (n *entrance) match(ctx context.Context) error {
 // through connects by a grant that another call has asked for; both are nil if that does
 // not work at once.
 func (n *entrance) through(ctx context.Context, k turns.Known, port uint16) (net.Conn, error) {
-	if port == 0 && firstTCP(n.profile.Ports[n.request.Door]) == 0 {
-		return nil, nil // which one it is, is known after a knock
+	ports := n.profile.Ports[n.request.Door]
+	if port == 0 && firstTCP(ports) == 0 || n.strict && len(ports) == 0 {
+		return nil, nil // which ones it has, is known after a knock
 	}
 	port, err := n.allowed(port)
 	if err != nil {
 		return nil, err
 	}
-	if k.Ways = n.standing(k); len(k.Ways) == 0 {
+	standing := k
+	if standing.Ways = n.standing(k); len(standing.Ways) == 0 {
 		return nil, nil
 	}
-	conn, _ := n.wait(ctx, k, port, min(tryShared, n.timeout))
+	conn, _ := n.wait(ctx, standing, port, min(tryShared, n.timeout))
+	if conn != nil && k.Spent {
+		k.Spent = false
+		n.door.Tell(k)
+	}
 	return conn, nil
 }
 
@@ -243,7 +249,11 @@ func (n *entrance) ask(ctx context.Context, before turns.Known) (k turns.Known, 
 	}
 	// A door that should have been open, and was not: the grant was good for one connection.
 	if k.Alone = before.Alone; before.Failed == nil && before.Open(k.At) && k.SameSources(before) {
-		k.Alone = k.At.Add(aloneFor)
+		k.Alone = k.At.Add(turns.AloneFor)
+	}
+	// Unless it was taken back, and that does not happen twice in a row.
+	if k.Spent = before.Spent; !k.Spent && k.Alone.After(before.Alone) {
+		k.Alone, k.Spent = before.Alone, true
 	}
 	n.door.Tell(k)
 	return k, nil

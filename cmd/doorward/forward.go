@@ -77,7 +77,7 @@ func newForward(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVarP(&listen, "listen", "L", "", "listen on this [ADDRESS:]`PORT`")
+	f.VarP(&once{to: &listen}, "listen", "L", "listen on this [ADDRESS:]`PORT`")
 	f.StringVar(&portText, "port", "", "connect to this `PORT` of the door (default: its first of TCP)")
 	return c
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,8 +15,9 @@ import (
 
 const holdHelp = `Keep a door open while this program runs: knock at it now, again before the grant
 ends, and at once when this machine gets another address, as a laptop does that changes
-networks. Interrupted (Ctrl-C) or terminated, hold closes the door behind you and ends;
-connections that stand are not affected.
+networks. Interrupted (Ctrl-C) or terminated, or when its terminal or the reader of its
+output is gone, hold closes the door behind you and ends; connections that stand are not
+affected.
 
 A gateway that does not answer for a while is asked again until it does. Only if the
 first knock is in vain, or when the gateway refuses one, does hold give up.
@@ -70,23 +73,32 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 		return withHint(fmt.Errorf("profile %q has one_way: single packets are not answered, so that nobody knows how long the door is open", p.profile.Name),
 			"doorward knock %s --wait PORT", p.profile.Name)
 	}
-	if err := p.unlock(c.Context()); err != nil && c.Context().Err() != nil {
-		return interrupted(c.Context(), "before the knock was begun")
+	// Who reads what it prints may end, too. Once it is asked for, the signal of that is no
+	// death (os/signal, SIGPIPE).
+	ctx, stop := untilHangUp(c.Context(), syscall.SIGPIPE)
+	defer stop()
+	if err := p.unlock(ctx); err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the knock was begun")
 	} else if err != nil {
 		return err
 	}
 	h := &holding{passage: p, json: asJSON, entrance: newEntrance(e, p)}
 	k := p.knock()
 	k.Leave = h.entrance.stay()
-	err = e.knocker().Hold(c.Context(), k, h.tell)
+	err = e.knocker().Hold(ctx, k, h.tell)
 	if h.entrance.left && h.opened {
 		fmt.Fprintln(e.stderr, "doorward: note: the door stays open: another call of yours needs it, and will close it")
 	}
+	if err != nil && h.unclosed != nil {
+		fmt.Fprintf(e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", h.unclosed)
+	}
 	switch {
-	case err != nil && c.Context().Err() != nil && !h.opened:
-		return interrupted(c.Context(), "before the gateway had answered")
+	case err != nil && ctx.Err() != nil && !h.opened:
+		return interrupted(ctx, "before the gateway had answered")
 	case err != nil:
-		return failed(c.Context(), err)
+		return failed(ctx, err)
+	case h.unclosed != nil:
+		return fmt.Errorf("the door is not closed, and its grant ends by itself: %w", failed(context.WithoutCancel(ctx), h.unclosed))
 	}
 	return h.unsaid
 }
@@ -98,6 +110,7 @@ type holding struct {
 	json     bool
 	opened   bool
 	said     map[netip.Addr]bool // sources for which the door was said to be open
+	unclosed error               // why it is not closed at the end
 	unsaid   error
 }
 
@@ -117,7 +130,7 @@ func (h *holding) tell(k client.Held) {
 	}
 	switch {
 	case k.Err != nil && k.Why == client.HeldReturn:
-		fmt.Fprintf(h.e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", k.Err)
+		h.unclosed = k.Err
 	case k.Err != nil && h.opened && k.Why != client.HeldRetry && !isA[*client.RefusedError](k.Err):
 		fmt.Fprintf(h.e.stderr, "doorward: note: %v; it is tried again\n", k.Err)
 	case k.Err == nil && h.news(k):

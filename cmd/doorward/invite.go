@@ -69,8 +69,9 @@ What alice types, on any system:
 
   doorward accept doorward-invite:...
 
-and, if it is encrypted, with age:
+and, if it is encrypted, with the file, or with age where the key has a passphrase:
 
+  doorward accept invite.age
   age -d -i ~/.ssh/id_ed25519 invite.age | doorward accept -`
 
 // inviteOptions are the flags of invite.
@@ -292,7 +293,7 @@ func (o *inviteOptions) words(e *env, made sealed.Invite, to []share.Key) (befor
 	}
 	how := "doorward accept LINE"
 	if len(to) > 0 {
-		how = "age -d -i ~/.ssh/id_ed25519 FILE | doorward accept -"
+		how = "doorward accept FILE\nor, with a key that has a passphrase:\n  age -d -i ~/.ssh/id_ed25519 FILE | doorward accept -"
 	} else {
 		before += say("Send it by a way that only %s reads, or encrypt it: --to KEY.pub", who)
 	}

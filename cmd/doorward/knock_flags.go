@@ -3,15 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"filippo.io/age"
 	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/files"
@@ -283,57 +279,15 @@ func (o *knockOptions) fromText(e *env) ([]byte, error) {
 	return o.decrypt(e, text)
 }
 
-// decrypt decrypts what is encrypted. It never asks for a passphrase: standard
-// input and the terminal may be somebody else's.
+// decrypt decrypts what is encrypted.
 func (o *knockOptions) decrypt(e *env, text []byte) ([]byte, error) {
-	if !share.Encrypted(text) {
-		return text, nil
-	}
-	var ids []age.Identity
-	var locked string
-	paths := o.identities
-	if len(paths) == 0 {
-		paths = ownKeys(e)
-	}
-	for _, path := range paths {
-		key, err := files.Given(path, maxKey)
-		if errors.Is(err, fs.ErrNotExist) && len(o.identities) == 0 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("--identity: %w", err)
-		}
-		more, err := share.ParseIdentity(key)
-		switch {
-		case errors.Is(err, share.ErrPassphrase):
-			locked = path
-		case err != nil:
-			return nil, fmt.Errorf("--identity %q: not a private key of ssh or age", path)
-		}
-		ids = append(ids, more...)
-	}
-	clear, err := []byte(nil), share.ErrNotForUs
-	if len(ids) > 0 {
-		clear, err = share.Decrypt(text, ids)
-	}
+	clear, err := decrypt(e, fmt.Sprintf("--from %q", o.from), text, o.identities)
+	closed, ok := errors.AsType[*closedError](err)
 	switch {
-	case errors.Is(err, share.ErrNotForUs) && locked != "":
-		return nil, withHint(fmt.Errorf("--from %q: the key %q has a passphrase, which age asks for", o.from, locked),
-			"age -d -i %s %s | doorward knock --from -", files.Quoted(locked), files.Quoted(o.from))
-	case errors.Is(err, share.ErrNotForUs):
-		return nil, withHint(fmt.Errorf("--from %q: encrypted, and none of the keys decrypts it: %s", o.from, strings.Join(paths, ", ")),
-			"--identity FILE names your private key")
-	case err != nil:
-		return nil, fmt.Errorf("--from %q: %w", o.from, err)
+	case !ok:
+		return clear, err
+	case closed.locked != "":
+		return nil, withHint(err, "age -d -i %s %s | doorward knock --from -", files.Quoted(closed.locked), files.Quoted(o.from))
 	}
-	return clear, nil
-}
-
-// ownKeys are the private keys that ssh has by default and age can use.
-func ownKeys(e *env) []string {
-	home := e.getenv("HOME")
-	if home == "" {
-		home, _ = os.UserHomeDir() // Windows has it elsewhere
-	}
-	return []string{filepath.Join(home, ".ssh", "id_ed25519"), filepath.Join(home, ".ssh", "id_rsa")}
+	return nil, withHint(err, "--identity FILE names your private key")
 }

@@ -11,9 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -327,14 +327,23 @@ func TestEightAtOnce(t *testing.T) {
 	n := newKnockNet(t)
 	n.gate.Run("nft", "add chain inet t dark { type filter hook input priority 0; }; add rule inet t dark tcp dport 22 drop")
 	n.listen(t, ":22", "hello\n")
-	var touches atomic.Int32
+	var mu sync.Mutex
+	var touches []time.Time
 	for _, p := range []string{":60000", ":60002"} {
 		n.serve(t, p, func(c net.Conn) {
 			c.Close()
-			if touches.Add(1); p == ":60002" {
+			mu.Lock()
+			touches = append(touches, time.Now())
+			mu.Unlock()
+			if p == ":60002" {
 				n.gate.Run("nft", "flush chain inet t dark")
 			}
 		})
+	}
+	touched := func() []time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(touches)
 	}
 	dir := t.TempDir()
 	var all sync.WaitGroup
@@ -349,8 +358,13 @@ func TestEightAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if got := touches.Load(); got != 2 {
-		t.Errorf("%d touches, want one knock's 2", got)
+	nstest.Eventually(t, "both touches have been noticed", func() bool { return len(touched()) >= 2 })
+	got := touched()
+	// On a machine that is so busy that a program has its turn only later than a knock
+	// serves others (turns.sharedFor), that knocks for itself.
+	const served = 3 * time.Second
+	if more := got[2:]; len(more) > 0 && more[0].Sub(got[1]) < served {
+		t.Errorf("%d touches, want one knock's 2; the third came after %v", len(got), more[0].Sub(got[1]))
 	}
 }
 

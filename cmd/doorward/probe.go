@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,10 +135,9 @@ func (o *probeOptions) run(ctx context.Context, e *env, name, door string) error
 	if b.port == 0 {
 		return &usageError{withHint(errors.New("--port is missing: which port the door has, is not known before its first knock"), "doorward probe %s --port 22", name)}
 	}
-	if err := b.unlock(ctx); err != nil {
-		return err
+	if err = b.unlock(ctx); err == nil {
+		err = b.steps(ctx)
 	}
-	err = b.steps(ctx)
 	if ctx.Err() != nil && err != nil {
 		return interrupted(ctx, "while probing")
 	}
@@ -175,17 +175,14 @@ func (b *probe) steps(ctx context.Context) (err error) {
 		return err
 	}
 	opens := b.step(stepOpen, func() (string, error) { return b.opens(ctx) })
-	if opens != nil {
-		// What the probe has opened it closes, whatever comes of that.
-		_ = b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) })
-		return opens
-	}
 	if !alone() {
 		b.skipped = "another call of yours needs the door open"
-		return &control.Error{Code: control.CodeFailed, Message: "the probe did not come to its end: " + b.skipped}
+		return cmp.Or(opens, error(&control.Error{Code: control.CodeFailed, Message: "the probe did not come to its end: " + b.skipped}))
 	}
-	if err := b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) }); err != nil {
-		return err
+	// What the probe has opened it closes, whether it can be used or not.
+	shut := b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) })
+	if opens != nil || shut != nil {
+		return cmp.Or(opens, shut)
 	}
 	return b.step(stepDarkAfter, func() (string, error) { return b.dark(ctx) })
 }

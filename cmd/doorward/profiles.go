@@ -180,6 +180,7 @@ func removeProfiles(e *env, in profile.Directory, names []string, asJSON bool) e
 		}
 		if !asJSON {
 			fmt.Fprintf(e.stdout, "removed %s; the gateway still knows your key, until its operator removes it\n", name)
+			fmt.Fprintf(e.stdout, "lines for ssh, if it has any: doorward ssh-config %s --remove\n", name)
 		}
 	}
 	if asJSON {

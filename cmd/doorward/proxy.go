@@ -31,7 +31,8 @@ told to use it for these hosts alone (FoxyProxy, or a proxy.pac). There is CONNE
 and no login: every user of this machine can use it, by your key.
 
 Which ports a door has, is known once it was opened. The profile's doors that were not
-are tried in turn for a port that no other door has.
+are tried in turn for a port that no other door has. With one_way in the profile nobody
+tells them: they are those under [ports] in its file.
 
 At most 256 connections are joined at once, and others wait. Interrupted (Ctrl-C) or
 terminated, proxy ends, and all connections with it.
@@ -180,7 +181,9 @@ func (l *local) doorsFor(port uint16) (doors []string, err error) {
 		if hasPort(p.Ports[door], port) {
 			return []string{door}, nil
 		}
-		if _, known := p.Ports[door]; (!known || len(p.Ports[door]) >= seal.MostPorts) && !slices.Contains(doors, door) {
+		_, known := p.Ports[door]
+		open := !known && !p.OneWay // to be asked: single packets are not answered
+		if (open || len(p.Ports[door]) >= seal.MostPorts) && !slices.Contains(doors, door) {
 			doors = append(doors, door)
 		}
 	}

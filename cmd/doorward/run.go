@@ -69,7 +69,9 @@ func newRun(e *env) *cobra.Command {
 		if err == nil {
 			n := newEntrance(e, p)
 			n.timeout = timeout
-			err = n.run(c.Context(), args[dash:], !noWait)
+			ctx, stop := untilHangUp(c.Context())
+			defer stop()
+			err = n.run(ctx, args[dash:], !noWait)
 		}
 		return own(err, true)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
@@ -34,6 +35,17 @@ func catch() (ctx context.Context, stop func()) {
 		cancel(&caughtError{s})
 	}()
 	return ctx, func() { signal.Stop(c) }
+}
+
+// untilHangUp returns a context that also ends when the terminal is gone, or with one of
+// more, for what has a door to close behind it. What the program's caller ignores stays
+// ignored, as under nohup.
+func untilHangUp(ctx context.Context, more ...os.Signal) (context.Context, func()) {
+	caught := slices.DeleteFunc(append(more, syscall.SIGHUP), signal.Ignored)
+	if len(caught) == 0 { // of which Notify would make all
+		return ctx, func() {}
+	}
+	return signal.NotifyContext(ctx, caught...)
 }
 
 // interrupted is the error for work that a signal has ended. The shell of a script

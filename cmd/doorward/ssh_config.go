@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -18,9 +19,9 @@ import (
 
 const sshConfigHelp = `Print the lines of ~/.ssh/config by which ssh, and whatever runs ssh, knocks at a
 gateway by itself. With --install put them there, between two lines of comment; run
-again, that changes only what is between them. --remove takes them out. The file and
-its directory are made if they are missing, symbolic links are followed, and nothing
-else in the file is touched.
+again, that changes only what is between them. --remove takes them out, also when the
+profile is gone. The file and its directory are made if they are missing, symbolic links
+are followed, and nothing else in the file is touched.
 
 ssh takes the first value that it finds for an option, so the lines go to the top of the
 file; where they are moved, they stay. They set the gateway's name, its port as the
@@ -28,7 +29,9 @@ gateway has told it last, the user if --user names one, and how to knock. All el
 the rest of the file says, ControlMaster too.
 
 Without --host the lines are for the profile's name and for its hosts, and for a DOOR
-that is not the profile's first, for PROFILE-DOOR.
+that is not the profile's first, for PROFILE-DOOR. The name, and all that --host names,
+leads to the profile's first host; ssh takes each other host for itself, with the key
+that it has for that.
 
 With --match, ssh knocks by "Match exec" instead of ProxyCommand, and connects itself.
 That is for programs that know no ProxyCommand. ssh runs it more often than it connects:
@@ -80,6 +83,9 @@ func newSSHConfig(e *env) *cobra.Command {
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			p, err := loadPassage(e, args[0], firstOf(args[1:]))
+			if o.remove && errors.Is(err, profile.ErrNone) { // it was removed before its lines
+				return o.edit(e, cmp.Or(o.host, strings.Join(args, "-")), "")
+			}
 			if err != nil {
 				return err
 			}
@@ -127,24 +133,28 @@ func (o *sshConfigOptions) run(p *passage) error {
 		_, err := fmt.Fprint(p.e.stdout, host.Text())
 		return err
 	}
+	return o.edit(p.e, host.Names[0], host.Text())
+}
+
+// edit puts a section with lines into the file, or takes it out.
+func (o *sshConfigOptions) edit(e *env, name, lines string) error {
 	path := o.file
 	if path == "" {
-		path = filepath.Join(sshDirectory(p.e), "config")
+		path = filepath.Join(sshDirectory(e), "config")
 	}
-	name := host.Names[0]
 	changed, err := sshconfig.Edit(path, func(text string) (string, error) {
 		if o.remove {
 			return sshconfig.Remove(text, name)
 		}
-		return sshconfig.Install(text, name, host.Text())
+		return sshconfig.Install(text, name, lines)
 	})
 	if err != nil || o.quiet {
 		return err
 	}
 	if o.json {
-		return printJSON(p.e.stdout, sshConfigJSON{Host: name, Text: host.Text(), Path: path, Changed: changed})
+		return printJSON(e.stdout, sshConfigJSON{Host: name, Text: lines, Path: path, Changed: changed})
 	}
-	_, err = fmt.Fprintln(p.e.stdout, o.done(path, name, changed))
+	_, err = fmt.Fprintln(e.stdout, o.done(path, name, changed))
 	return err
 }
 
@@ -170,9 +180,13 @@ func (o *sshConfigOptions) hostOf(p *passage) sshconfig.Host {
 	case o.host != "":
 	case first:
 		h.Names = []string{name}
-		for _, host := range p.profile.Hosts {
-			if !strings.EqualFold(host, name) {
+		for i, host := range p.profile.Hosts {
+			switch {
+			case strings.EqualFold(host, name):
+			case i == 0:
 				h.Names = append(h.Names, host)
+			default:
+				h.Others = append(h.Others, host)
 			}
 		}
 	default:

@@ -173,8 +173,11 @@ func (p *passage) visit(ctx context.Context) (client.Result, error) {
 
 // learn keeps in the profile what a knock has learnt of the gateway. Where it cannot be
 // saved, the next one learns it again.
+//
+// The file is as it is now, but for that: it may have been edited since it was read, made anew
+// or removed.
 func (p *passage) learn(r client.Result) {
-	learnt := false
+	before, learnt := p.profile.Gateway, false
 	if r.Bundle != nil {
 		p.profile.Gateway.Bundle, learnt = r.Bundle, true
 	}
@@ -185,7 +188,18 @@ func (p *passage) learn(r client.Result) {
 	if !learnt || p.profile.Name == "" {
 		return
 	}
-	if err := p.in.Save(p.profile, true); err != nil {
+	now, err := p.in.Load(p.profile.Name)
+	if errors.Is(err, profile.ErrNone) || err == nil && (now.Gateway.Fingerprint != before.Fingerprint || now.Gateway.Profile != before.Profile) {
+		return
+	}
+	now.Gateway = p.profile.Gateway
+	if ports, ok := p.profile.Ports[p.request.Door]; ok {
+		now.Ports = withPorts(now.Ports, p.request.Door, ports)
+	}
+	if err == nil {
+		err = p.in.Save(now, true)
+	}
+	if err != nil {
 		fmt.Fprintf(p.e.stderr, "doorward: note: the gateway's keys are not remembered: %v\n", err)
 	}
 }
@@ -200,13 +214,18 @@ func (p *passage) learnPorts(r client.Result) bool {
 	if len(told) == 0 || slices.Equal(told, p.profile.Ports[p.request.Door]) {
 		return false
 	}
-	all := maps.Clone(p.profile.Ports)
+	p.profile.Ports = withPorts(p.profile.Ports, p.request.Door, told)
+	return true
+}
+
+// withPorts is a profile's ports with those of a door.
+func withPorts(of map[string][]string, door string, ports []string) map[string][]string {
+	all := maps.Clone(of)
 	if all == nil {
 		all = map[string][]string{}
 	}
-	all[p.request.Door] = told
-	p.profile.Ports = all
-	return true
+	all[door] = ports
+	return all
 }
 
 // single knocks with single packets.

@@ -63,7 +63,7 @@ func (g *gate) refusesToBegin(t *testing.T) {
 	}
 	g.m.Run("systemctl", "stop", "doorward-way-back.timer")
 
-	out = g.fails(t, "doorward_listen: [25001, 25001, 25002]\ndoorward_touch: [25001, 25003]\n")
+	out = g.fails(t, "doorward_kind: touch\ndoorward_listen: [25101, 25101, 25102]\ndoorward_touch: [25101, 25103]\n")
 	if want := `nothing was changed: the configuration has mistakes: line 10: door.ssh.knock[0].listen[1]: listed twice; ` +
 		`line 11: door.ssh.knock[0].touch[1]: not in \"listen\": nobody would hear it"`; !strings.Contains(out, want) {
 		t.Errorf("the play does not say %q:\n%s", want, out)
@@ -76,12 +76,12 @@ func (g *gate) refusesToBegin(t *testing.T) {
 // failsAtFirst: the first knock opens nothing, and the machine is as it was.
 func (g *gate) failsAtFirst(t *testing.T) {
 	t.Helper()
-	g.m.Write("/run/wall.nft", "table inet wall { chain in { type filter hook input priority 0; tcp dport "+secondTouch+" drop; }; }", 0o600)
+	g.m.Write("/run/wall.nft", "table inet wall { chain in { type filter hook input priority 0; udp dport 25001 drop; }; }", 0o600)
 	g.m.Run("nft", "-f", "/run/wall.nft")
 	defer g.m.Run("nft", "delete", "table", "inet", "wall")
 	out := g.fails(t, knockOne)
-	if want := "was not complete: touch 2 had no answer"; !strings.Contains(out, want) {
-		t.Errorf("the play does not say that the knock %s:\n%s", want, out)
+	if want := "the invite was in vain from localhost: no answer from 192.0.2.1"; !strings.Contains(out, want) {
+		t.Errorf("the play does not say that %s:\n%s", want, out)
 	}
 	if got := g.m.Run("nft", "list", "tables"); strings.Contains(got, "doorward") {
 		t.Errorf("the fence stands: %s", got)
@@ -103,7 +103,12 @@ func (g *gate) guards(t *testing.T) {
 		t.Error("the first run has changed nothing")
 	}
 	g.isDark(t)
-	g.knocks(t, "by the knock that was given", "25003,25001")
+	if out, err := g.visitor.Command(t.Context(), "env", "HOME="+g.dir, g.bin+"/doorward", "knock", "gate", "--wait", "22").CombinedOutput(); err != nil {
+		t.Errorf("nobody gets in by the profile that Ansible has made: %v\n%s", err, out)
+	}
+	if keys := g.m.Run("doorward", "keys", "list"); !strings.Contains(keys, "ansible") || !strings.Contains(keys, "carol") {
+		t.Errorf("the gateway knows these keys alone:\n%s", keys)
+	}
 	for _, of := range []string{"ActiveState", "UnitFileState"} {
 		if got, want := g.show("doorward.service", of), map[string]string{"ActiveState": "active", "UnitFileState": "enabled"}[of]; got != want {
 			t.Errorf("doorward.service: %s is %s, want %s", of, got, want)
@@ -112,7 +117,7 @@ func (g *gate) guards(t *testing.T) {
 	if got := g.show("doorward-way-back.timer", "ActiveState"); got != "inactive" {
 		t.Errorf("the way back is still %s", got)
 	}
-	g.proxy = true
+	g.proxy = "connect %h %p --profile gate"
 }
 
 func (g *gate) changesNothing(t *testing.T) {
@@ -147,6 +152,7 @@ func (g *gate) changes(t *testing.T) {
 	}
 	g.isDark(t)
 	g.knocks(t, "by the new knock", "25102,25103")
+	g.proxy = "knock --from " + g.dir + "/gate.knock --stdio"
 }
 
 func (g *gate) goesBack(t *testing.T) {
@@ -156,7 +162,7 @@ func (g *gate) goesBack(t *testing.T) {
 	defer g.m.Run("nft", "delete", "table", "inet", "wall")
 	// It has another unit, too: the one before can be started all the same.
 	out := g.fails(t, knockOne+"doorward_unit: ssh.socket\n")
-	for _, want := range []string{"was not complete: touch 2 had no answer", "The configuration from before is in use"} {
+	for _, want := range []string{"the knock from localhost was in vain: no answer from 192.0.2.1", "The configuration from before is in use"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the play does not say %q:\n%s", want, out)
 		}
@@ -184,15 +190,14 @@ func (g *gate) keepsSecrets(t *testing.T) {
 	}
 }
 
-// The two knocks of the test, and the port of the first that a firewall drops.
+// The two knocks of the test, a sealed one and one of touches.
 const (
-	knockOne    = "doorward_listen: [25001, 25002, 25003, 25004]\ndoorward_touch: [25003, 25001]\n"
-	knockTwo    = "doorward_listen: [25101, 25102, 25103, 25104]\ndoorward_touch: [25102, 25103]\n"
-	secondTouch = "25001"
+	knockOne = "doorward_port: 25001\ndoorward_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg carol]\n"
+	knockTwo = "doorward_kind: touch\ndoorward_listen: [25101, 25102, 25103, 25104]\ndoorward_touch: [25102, 25103]\n"
 )
 
-// secret finds ports of the knocks.
-var secret = regexp.MustCompile(`\b25(00|10)[1-4]\b`)
+// secret finds ports of the touches, and invites.
+var secret = regexp.MustCompile(`\b2510[1-4]\b|doorward-invite:\S+`)
 
 // gate is a machine that Ansible is to guard, and where Ansible runs.
 type gate struct {
@@ -201,7 +206,7 @@ type gate struct {
 	dir     string // what Ansible has: keys, inventory, connections
 	bin     string // doorward's programs
 	debs    []string
-	proxy   bool // Ansible knocks to get in
+	proxy   string // how Ansible knocks to get in, "" for not at all
 }
 
 // newGate boots a machine with a user who may become root, and who alone logs in.
@@ -291,14 +296,14 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 		}
 	}
 	ssh := "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5"
-	if g.proxy {
-		ssh += ` -o ProxyCommand="` + g.bin + `/doorward knock --from ` + g.dir + `/gate.knock --stdio"`
+	if g.proxy != "" {
+		ssh += ` -o ProxyCommand="` + g.bin + `/doorward ` + g.proxy + `"`
 	}
 	write("inventory", fmt.Sprintf("[gateways]\ngate ansible_host=192.0.2.1 ansible_user=deploy ansible_python_interpreter=/usr/bin/python3 ansible_ssh_private_key_file=%s/key ansible_ssh_common_args='%s'\n", g.dir, ssh))
 	if !strings.Contains(vars, "doorward_packages") {
 		vars += "doorward_packages: []\n" // each takes a while, also when it is there
 	}
-	write("vars.yml", vars+"doorward_client: "+g.bin+"/doorward\n")
+	write("vars.yml", vars+"doorward_client: "+g.bin+"/doorward\ndoorward_key: "+g.dir+"/key\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := g.visitor.Command(ctx, "ansible-playbook", append([]string{"-i", g.dir + "/inventory", "-e", "@" + g.dir + "/vars.yml",
@@ -309,8 +314,8 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	t.Logf("ansible-playbook took %v", time.Since(begun).Round(time.Second))
 	g.disconnect(t)
-	for _, port := range secret.FindAllString(string(out), -1) {
-		t.Errorf("Ansible's output contains the knock's port %s", port)
+	for _, found := range secret.FindAllString(string(out), -1) {
+		t.Errorf("Ansible's output contains the secret %s", found)
 	}
 	return string(out), err
 }
@@ -370,7 +375,8 @@ func (g *gate) knocks(t *testing.T, how, touch string) {
 	if err := os.WriteFile(g.dir+"/gate.knock", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := g.visitor.Command(t.Context(), g.bin+"/doorward", "knock", "--from", g.dir+"/gate.knock").CombinedOutput()
+	// The visitor is next door: touches in one tick of the kernel have no order.
+	out, err := g.visitor.Command(t.Context(), g.bin+"/doorward", "knock", "--from", g.dir+"/gate.knock", "--delay", "50ms").CombinedOutput()
 	if err != nil {
 		t.Errorf("nobody gets in %s: %v\n%s", how, err, out)
 	}

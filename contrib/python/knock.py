@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Knocks at a doorward gateway with a sealed knock, over UDP.
+"""Knocks at a doorward gateway with a sealed knock, over UDP, or over TCP where the
+gateway has it and nothing answers over UDP.
 
     knock.py --invite FILE --key ~/.ssh/id_ed25519      enrols the key, and knocks
     knock.py --profile FILE [--door NAME]               knocks with a key that is enrolled
@@ -19,6 +20,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import struct
 import sys
 import time
 import tomllib
@@ -57,8 +59,10 @@ class Gateway:
     hosts: list
     port: int
     door: bytes
+    tcp: bool = False  # it is there over TCP, too
     bundle: bytes = b""
     key: str = None  # file
+    certificate: str = None  # file
     code: bytes = None  # of an invite that enrols a key
 
     @classmethod
@@ -66,7 +70,7 @@ class Gateway:
         i = invite.Invite.read(line)
         if i.expiry < time.time():
             raise sealed.ProtocolError(f"the invite has expired at {time.ctime(i.expiry)}: ask for another")
-        return cls(i.profile, i.fingerprint, i.hosts, i.port, i.door, code=None if i.known else i.code)
+        return cls(i.profile, i.fingerprint, i.hosts, i.port, i.door, i.tcp, code=None if i.known else i.code)
 
     @classmethod
     def kept(cls, file):
@@ -74,14 +78,16 @@ class Gateway:
         try:
             g = p["gateway"]
             return cls(base64.b64decode(g["secret"], validate=True), sealed.read_fingerprint(g["fingerprint"]),
-                       p["hosts"], p["port"], (p.get("doors") or [""])[0].encode(),
-                       base64.b64decode(g.get("bundle", "")), p.get("key", {}).get("file"))
+                       p["hosts"], p["port"], (p.get("doors") or [""])[0].encode(), "tcp" in p.get("carriers", []),
+                       base64.b64decode(g.get("bundle", "")), p.get("key", {}).get("file"), p.get("key", {}).get("certificate"))
         except KeyError as err:
             raise sealed.ProtocolError(f"the profile {file.name} has no {err}") from None
 
 
 class Path:
-    """The way to one address of the gateway."""
+    """The way to one address of the gateway, over UDP."""
+
+    carrier, largest = "UDP", sealed.LARGEST_UDP
 
     def __init__(self, family, address, tries):
         self.address, self._tries = address[0], tries
@@ -121,8 +127,51 @@ class Path:
         return None
 
 
-def paths(hosts, port, tries):
-    """A path to the first address of each family."""
+class Stream(Path):
+    """The same over TCP, where each datagram comes after its length."""
+
+    carrier, largest = "TCP", sealed.LARGEST_TCP
+
+    def __init__(self, family, address, tries):
+        self.address, self._patience = address[0], sum(PAUSES[:tries])
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.settimeout(self._patience)
+        self._socket.connect(address)
+        self._read = b""
+
+    def send(self, datagram):
+        try:
+            self._socket.sendall(struct.pack(">H", len(datagram)) + datagram)
+        except OSError:
+            pass  # what is closed gives no answer
+
+    def receive(self, until):
+        while (left := until - time.monotonic()) > 0:
+            if len(self._read) >= 2 and len(self._read) >= (end := 2 + struct.unpack_from(">H", self._read)[0]):
+                datagram, self._read = self._read[2:end], self._read[end:]
+                return datagram
+            self._socket.settimeout(left)
+            try:
+                more = self._socket.recv(65535)
+            except OSError:
+                return None
+            if not more:
+                return None
+            self._read += more
+        return None
+
+    def ask(self, datagram, read):
+        """Sends once: TCP sends again."""
+        self.send(datagram)
+        until = time.monotonic() + self._patience
+        while (answer := self.receive(until)) is not None:
+            if (result := read(answer)) is not None:
+                return result
+        return None
+
+
+def paths(kind, hosts, port, tries):
+    """A path of a kind to the first address of each family."""
     found = {}
     for host in hosts:
         try:
@@ -134,9 +183,11 @@ def paths(hosts, port, tries):
             if family in found:
                 continue
             try:
-                found[family] = Path(family, address, tries)
+                found[family] = kind(family, address, tries)
             except OSError:
-                pass  # there is no route for this family
+                pass  # there is no route for this family, or nobody accepts
+    if not found and kind is Path:
+        raise sealed.ProtocolError("none of the gateway's hosts has an address that can be reached from here")
     return list(found.values())
 
 
@@ -190,7 +241,7 @@ def finish(path, handshake, datagram):
 def told(path, answer):
     """What an answer says, in a line."""
     if answer is None:
-        return f"{path.address}: no answer: is UDP blocked on the way, or the profile secret no longer valid?"
+        return f"{path.address}: no answer: is {path.carrier} blocked on the way, or the profile secret no longer valid?"
     if answer.status == 1:
         ports = ", ".join(f"{ {6: 'TCP', 17: 'UDP'}.get(p, p)} {a}" + (f"-{b}" if b != a else "")
                           for p, a, b in answer.ports)
@@ -203,17 +254,22 @@ def told(path, answer):
     return said
 
 
-def handshakes(args, gateway, credential, ways):
-    begun = [(p, h) for p in ways if (h := begin(p, gateway))]
+def handshakes(args, gateway, credential):
+    for kind in (Path, Stream) if gateway.tcp else (Path,):
+        ways = paths(kind, gateway.hosts, gateway.port, args.tries)
+        begun = [(p, h) for p in ways if (h := begin(p, gateway))]
+        if begun:
+            break
+        for path in ways:
+            print(told(path, None))
     if not begun:
-        print(told(ways[0], None))
         return 3
     text = sealed.request(args.action, args.open_for, args.door, args.address)
     finals = [h.final(text, credential.identity) for _, h in begun]
     if len(begun) == 1:
-        requests = [begun[0][1].seal(text, credential)]
+        requests = [begun[0][1].seal(text, credential, largest=begun[0][0].largest)]
     else:
-        requests = [h.seal(text, credential, i + 1, finals[1 - i]) for i, (_, h) in enumerate(begun)]
+        requests = [h.seal(text, credential, i + 1, finals[1 - i], p.largest) for i, (p, h) in enumerate(begun)]
     answers = [finish(p, h, r) for (p, h), r in zip(begun, requests)]
     for (path, _), answer in zip(begun, answers):
         print(told(path, answer))
@@ -234,8 +290,8 @@ def next_counter(name):
     return counter
 
 
-def singles(args, gateway, credential, ways):
-    for path in ways:
+def singles(args, gateway, credential):
+    for path in paths(Path, gateway.hosts, gateway.port, args.tries):
         public = gateway_key(path, gateway)
         if public is None:
             print(told(path, None))
@@ -257,11 +313,20 @@ def load_key(name):
         return serialization.load_ssh_private_key(text, getpass.getpass(f"Passphrase for {name}: ").encode())
 
 
+def load_certificate(name):
+    with open(name, "rb") as file:
+        words = file.read().split()
+    if len(words) < 2:
+        raise sealed.ProtocolError(f"{name!r} is no certificate: ssh-keygen -s makes one, which ends in -cert.pub")
+    return base64.b64decode(words[1], validate=True)
+
+
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--invite", metavar="FILE", help="file with an invite's line")
     p.add_argument("--profile", metavar="FILE", help="file with a profile")
     p.add_argument("--key", metavar="FILE", help="Ed25519 key in OpenSSH's format, instead of the profile's")
+    p.add_argument("--certificate", metavar="FILE", help="the key's OpenSSH certificate, instead of the profile's")
     p.add_argument("--door", type=os.fsencode, metavar="NAME", help="the door, instead of the invite's or the profile's first")
     p.add_argument("--action", choices=("open", "close", "extend"), default="open")
     p.add_argument("--open-for", type=int, default=0, metavar="SECONDS", help="0: as the door says")
@@ -291,12 +356,15 @@ def run(args):
     if not name:
         raise sealed.ProtocolError("no key to knock with: name one with --key FILE")
     key = load_key(name)
-    credential = sealed.Invited(key, gateway.code) if gateway.code and not args.one_way else sealed.Key(key)
+    certificate = args.certificate or gateway.certificate
+    if gateway.code and not args.one_way:
+        credential = sealed.Invited(key, gateway.code)
+    elif certificate and not args.one_way:
+        credential = sealed.Certified(key, load_certificate(certificate))
+    else:
+        credential = sealed.Key(key)
     args.door = gateway.door if args.door is None else args.door
-    ways = paths(gateway.hosts, gateway.port, args.tries)
-    if not ways:
-        raise sealed.ProtocolError("none of the gateway's hosts has an address that can be reached from here")
-    return (singles if args.one_way else handshakes)(args, gateway, credential, ways)
+    return (singles if args.one_way else handshakes)(args, gateway, credential)
 
 
 def main():

@@ -34,7 +34,7 @@ SIZES = {
     ANSWER: (192,), SINGLE: (160,), QUESTION: (768,), PART: (768,),
 }
 BODIES = {CHALLENGE: 176, BUSY: 32, ANSWER: 183, PART: 673}
-LARGEST_UDP = 1232
+LARGEST_UDP, LARGEST_TCP = 1232, 4096
 BUNDLE, PART_LENGTH, STATE, ANSWER_LENGTH = 1248, 624, 112, 155
 ZERO_NONCE = bytes(12)
 
@@ -265,6 +265,14 @@ class Invited(Key):
     def __init__(self, private, code):
         super().__init__(private)
         self.identity = b"\x05" + code + long(self.public)
+
+
+class Certified(Key):
+    """A key with its OpenSSH certificate."""
+
+    def __init__(self, private, certificate):
+        super().__init__(private)
+        self.identity = b"\x02" + long(certificate)
 
 
 class Secret:

@@ -37,7 +37,7 @@ func planted() ([]plant, error) {
 		{"death-of-a-service-is-not-heard", serviceKilled},
 		{"lost-grants-are-believed", operatorOpens, flushedWhileDead},
 		{"new-door-is-not-guarded", applied}, {"nothing-is-rolled-back", applied}, {"pending-is-not-saved", applied},
-		{"syn-on-an-entry-is-believed"}, {"syn-spends-the-grant"}, {"flows-outlive-close"},
+		{"syn-on-an-entry-is-believed"}, {"syn-spends-the-grant"}, {"flows-outlive-close"}, {"any-signature-will-do"},
 	} {
 		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == p[0] })
 		if i < 0 {

@@ -115,6 +115,26 @@ logins = "off"
 kind = "sealed"
 port = 41641
 
+[door.attic]
+ports = ["7373/tcp"]
+open_for = "2s"
+[door.attic.presence]
+logins = "off"
+[[door.attic.knock]]
+kind = "sealed"
+port = 41641
+
+[door.cellar]
+ports = ["7474/tcp"]
+open_for = "2s"
+[door.cellar.presence]
+logins = "off"
+[[door.cellar.knock]]
+kind = "sealed"
+port = 41642
+identity = "/etc/doorward/cellar-sealed.key"
+keys = "/etc/doorward/cellar-authorized_keys"
+
 [door.panel]
 ports = ["7070/tcp"]
 open_for = "4s"
@@ -228,7 +248,7 @@ func (m *machine) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *
 		}
 	}
 	for _, line := range []string{
-		"chgrp adm /var/log/auth.log", "chgrp doorward /etc/doorward/doorward.toml /etc/doorward/sealed.key /etc/doorward/authorized_keys",
+		"chgrp adm /var/log/auth.log", "chgrp -R doorward /etc/doorward",
 		"mount -t tmpfs -o mode=700,size=" + stateDisk + " tmpfs /var/lib/doorward", "chown doorward:doorward /var/lib/doorward",
 		"systemctl restart systemd-journald.service", "systemctl disable --now ssh.service",
 		"doorward polkit --install",

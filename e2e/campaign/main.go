@@ -11,7 +11,8 @@
 // the daemon. The campaign shares no code with what it judges, but for the types of the
 // status.
 //
-// The wall clock is left alone: containers have no realtime clock of their own.
+// The wall clock is left alone: containers have no realtime clock of their own, and time
+// namespaces move the monotonic one alone (time_namespaces(7)).
 package main
 
 import (
@@ -33,6 +34,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/doorward/doorward/e2e/campaign/judge"
+	"github.com/doorward/doorward/e2e/lab"
 )
 
 // options are the command line.
@@ -84,8 +86,8 @@ type campaign struct {
 	begun  time.Time
 	stop   context.CancelFunc
 	live   registry
-	ended  chan *episode // to be judged
-	heard  overheard
+	ended  chan *episode    // to be judged
+	heard  lab.Eavesdropper // of sealed knocks
 
 	mu       sync.Mutex // guards what follows
 	counts   map[string]int

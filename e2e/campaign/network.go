@@ -43,7 +43,7 @@ type door struct {
 	listen []uint16 // of its knock
 	right  []uint16 // touches
 	wrong  [][]uint16
-	sealed bool // its knock is not of touches
+	sealed *safe // its knock is not of touches; nil if it is
 }
 
 // target is the door's port at the server's address of the source's family.
@@ -89,10 +89,15 @@ func doors(quick time.Duration) []*door {
 		Door: judge.Door{Name: "echo", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
 		port: 8888, listen: []uint16{59060, 59061, 59062}, right: []uint16{59060, 59061},
 		wrong: [][]uint16{{59062}, {59060, 59062}},
-	}, { // its knock is sealed: touches are nothing to it
-		Door: judge.Door{Name: "safe", OpenFor: 2 * time.Second, Opens: quick},
-		port: safePort, listen: []uint16{sealedPort}, right: []uint16{sealedPort}, wrong: [][]uint16{{sealedPort}}, sealed: true,
 	}}
+	for _, sealed := range []struct {
+		name string
+		port uint16
+	}{{"safe", 7272}, {"attic", 7373}, {"cellar", 7474}} { // touches are nothing to these
+		at := []uint16{safes[sealed.name].knocked}
+		all = append(all, &door{Door: judge.Door{Name: sealed.name, OpenFor: 2 * time.Second, Opens: quick},
+			port: sealed.port, listen: at, right: at, wrong: [][]uint16{at}, sealed: safes[sealed.name]})
+	}
 	for _, d := range all {
 		d.Within, d.Penalty = within, penalty
 	}
@@ -231,7 +236,7 @@ func (n *network) lossy(ctx context.Context) error {
 // serve runs the services that are always there: they echo.
 func (n *network) serve() error {
 	return n.server.Do(func() error {
-		for _, port := range []int{8080, 8081, 9090, 7777, vaultPort, safePort} {
+		for _, port := range []int{8080, 8081, 9090, 7777, vaultPort, 7272, 7373, 7474} {
 			l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 			if err != nil {
 				return err

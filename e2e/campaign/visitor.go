@@ -25,7 +25,8 @@ type episode struct {
 	mu     sync.Mutex // guards what follows
 	knocks []judge.Knock
 	tries  map[*door][]judge.Try
-	ports  uint16 // how many source ports were used
+	ports  uint16   // how many source ports were used
+	said   [][]byte // of sealed knocks, by the visitor and to them
 }
 
 // from is the episode's source with a port that it has not used before: a
@@ -82,7 +83,7 @@ func (e *episode) knocksAtOnce(ctx context.Context, c *campaign, dice *rand.Rand
 
 // knock touches ports in turn, as the kind wants it.
 func (e *episode) knock(ctx context.Context, c *campaign, kind judge.Kind, dice *rand.Rand) {
-	if e.door.sealed {
+	if e.door.sealed != nil {
 		e.knockSealed(ctx, c, kind, dice)
 		return
 	}

@@ -43,8 +43,8 @@ import (
 // story are the pages in the order in which a reader would come to them; the last
 // two take doorward away.
 var story = []string{
-	"docs/start.md", "docs/howto/keys.md", "docs/howto/rescue.md", "docs/howto/certificates.md", "docs/howto/touch.md",
-	"docs/howto/operators.md", "docs/howto/laptop.md", "docs/howto/ssh.md", "docs/howto/programs.md", "docs/howto/scripts.md", "docs/howto/changing.md",
+	"docs/start.md", "docs/howto/keys.md", "docs/howto/rescue.md", "docs/howto/certificates.md", "docs/howto/scripts.md", "docs/howto/touch.md",
+	"docs/howto/operators.md", "docs/howto/laptop.md", "docs/howto/ssh.md", "docs/howto/programs.md", "docs/howto/changing.md",
 	"docs/howto/visitors.md", "docs/howto/monitoring.md", "docs/howto/firewalls.md", "docs/howto/idle.md", "docs/howto/audit.md",
 	"docs/howto/containers.md", "docs/howto/image.md", "docs/howto/wireguard.md", "docs/howto/moving.md", "docs/howto/fallback.md",
 	"docs/howto/lockout.md", "docs/howto/removing.md",

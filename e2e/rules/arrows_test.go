@@ -37,10 +37,11 @@ var arrows = map[string]map[string]string{
 
 	// The sealed knock, both sides of it.
 	"internal/seal":    {},
-	"internal/profile": {"internal/seal": "a gateway as its visitors know it"},
+	"internal/profile": {"internal/seal": "a gateway as its visitors know it", "internal/files": "reads what nobody else may have written"},
 	"internal/signer": {"internal/credential": "what is signed", "internal/profile": "with what to sign",
 		"internal/seal": "what is proven", "internal/files": "reads keys"},
-	"internal/client": {"internal/seal": "the protocol", "internal/profile": "which gateway", "internal/credential": "why it refuses"},
+	"internal/client": {"internal/seal": "the protocol", "internal/profile": "which gateway", "internal/credential": "why it refuses",
+		"internal/visit": "waits"},
 	"internal/client/clienttest": {"internal/seal": "the gateway's side", "internal/profile": "which gateway",
 		"internal/credential": "who may knock"},
 
@@ -222,6 +223,7 @@ var arrows = map[string]map[string]string{
 
 	"internal/mutants":     {},
 	"internal/pages":       {},
+	"internal/race":        {},
 	"internal/nstest":      {"internal/port": "tests of doors speak of ports"},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},

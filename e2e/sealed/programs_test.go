@@ -156,9 +156,9 @@ func (v *traveller) closeDoor(door string) {
 	v.works("closed for", "doorward", "knock", "gate", door, "--close")
 }
 
-// ssh and all that runs it knock by themselves.
+// ssh knocks by itself.
 func TestOpenSSH(t *testing.T) {
-	v := newTraveller(t, "git", "scp", "sftp")
+	v := newTraveller(t)
 	v.refuses(v.visitor, gate4, "22")
 	v.works("are written", "doorward", "ssh-config", "gate", "--install")
 	v.works("nothing is changed", "doorward", "ssh-config", "gate", "--install")
@@ -168,28 +168,6 @@ func TestOpenSSH(t *testing.T) {
 	})
 	v.closeDoor("ssh")
 	v.refuses(v.visitor, gate4, "22")
-
-	v.must(os.WriteFile(v.lab.Path("letter"), bytes.Repeat([]byte("doorward\n"), 100_000), 0o600))
-	v.works("", v.ssh("scp", "-q", v.lab.Path("letter"), "gate:"+v.lab.Path("by-scp"))...)
-	v.must(os.WriteFile(v.lab.Path("batch"), []byte("get "+v.lab.Path("by-scp")+" "+v.lab.Path("by-sftp")+"\n"), 0o600))
-	v.works("", v.ssh("sftp", "-q", "-b", v.lab.Path("batch"), "gate")...)
-	if text, err := os.ReadFile(v.lab.Path("by-sftp")); err != nil || len(text) != 900_000 {
-		t.Errorf("scp and sftp: %d bytes, %v", len(text), err)
-	}
-	v.closeDoor("ssh")
-	git := append(v.env[1:], "GIT_SSH_COMMAND=ssh -F "+v.sshConfig())
-	for _, args := range [][]string{
-		{"init", "-q", "--bare", v.lab.Path("repository")},
-		{"clone", "-q", "ssh://gate" + v.lab.Path("repository"), v.lab.Path("clone")},
-	} {
-		c := v.visitor.Command(t.Context(), "env", append(append(git, "git"), args...)...)
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Errorf("git %q: %v\n%s", args, err, out)
-		}
-	}
-	if _, err := exec.LookPath("rsync"); err == nil {
-		v.works("", "rsync", "-e", "ssh -F "+v.sshConfig(), v.lab.Path("letter"), "gate:"+v.lab.Path("by-rsync"))
-	}
 
 	// A session over a connection that stands does not knock, and needs no open door.
 	socket := v.lab.Path("master")

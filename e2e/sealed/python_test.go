@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,13 +19,13 @@ import (
 // A client that others could have written, from docs/PROTOCOL.md, opens a door over both
 // families with one signature.
 func TestAnotherClientOpens(t *testing.T) {
-	nstest.Need(t, "/usr/bin/python3")
-	s := newSite(t, "")
+	nstest.Need(t, "/usr/bin/python3", "ssh-keygen")
+	s := newSite(t, "carriers = [\"udp\", \"tcp\"]\n")
 	s.start()
 	block, err := ssh.MarshalPrivateKey(s.alice.sign, "alice")
 	s.must(err)
 	s.write("id_ed25519", string(pem.EncodeToMemory(block)))
-	s.write("gate.toml", fmt.Sprintf("hosts = [%q, %q]\nport = %d\ncarriers = [\"udp\"]\ndoors = [\"web\"]\n[gateway]\nfingerprint = %q\nsecret = %q\n[key]\nfile = %q\n",
+	s.write("gate.toml", fmt.Sprintf("hosts = [%q, %q]\nport = %d\ncarriers = [\"udp\", \"tcp\"]\ndoors = [\"web\"]\n[gateway]\nfingerprint = %q\nsecret = %q\n[key]\nfile = %q\n",
 		gate4, gate6, port, s.peer.Fingerprint, base64.StdEncoding.EncodeToString(s.peer.Profile[:]), s.lab.Path("id_ed25519")))
 	program, err := filepath.Abs("../../contrib/python/knock.py")
 	s.must(err)
@@ -44,7 +45,42 @@ func TestAnotherClientOpens(t *testing.T) {
 		t.Fatalf("%v:\n%s", err, out)
 	}
 	s.refuses(s.visitor, gate4, "8080")
-	if out, err := knock("--door", "nonesuch"); err == nil || !strings.Contains(out, ": refused: there is no such door") {
+	s.certifies("id_ed25519")
+	if out, err := knock("--certificate", s.lab.Path("id_ed25519-cert.pub")); err != nil || !strings.Contains(out, gate6+": open for "+visitor6) {
+		t.Errorf("with a certificate: %v:\n%s", err, out)
+	}
+	s.has("web", visitor4+" sealed traveller", visitor6+" sealed traveller")
+	s.keys(s.alice.line(""))
+	s.reload()
+	if out, err := knock("--action", "close"); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+
+	// Where UDP does not get through, TCP does.
+	_, err = s.visitor.Run(t.Context(), "nft", "add table inet t; add chain inet t o { type filter hook output priority 0; }; add rule inet t o udp dport 41641 drop")
+	s.must(err)
+	if out, err := knock("--tries", "1"); err != nil || !strings.Contains(out, gate4+": open for "+visitor4) || !strings.Contains(out, gate6+": open for "+visitor6) {
+		t.Fatalf("over TCP: %v:\n%s", err, out)
+	}
+	s.admits(s.visitor, gate4, "8080")
+	s.admits(s.visitor, gate6, "8080")
+	if out, err := knock("--tries", "1", "--door", "nonesuch"); err == nil || !strings.Contains(out, ": refused: there is no such door") {
 		t.Errorf("%v:\n%s", err, out)
 	}
+}
+
+// certifies has an authority in place of the keys that are known, which has signed a key.
+func (s *site) certifies(name string) {
+	s.t.Helper()
+	ca := newKey(s.t, "ca")
+	block, err := ssh.MarshalPrivateKey(ca.sign, "ca")
+	s.must(err)
+	s.write("ca", string(pem.EncodeToMemory(block)))
+	s.write(name+".pub", s.alice.line("")+"\n")
+	out, err := exec.Command("ssh-keygen", "-q", "-s", s.lab.Path("ca"), "-I", "traveller", "-n", "visitor", "-V", "+1h", s.lab.Path(name+".pub")).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	s.keys(ca.line(`cert-authority,principals="visitor"`))
+	s.reload()
 }

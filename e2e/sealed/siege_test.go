@@ -3,7 +3,6 @@
 package sealed
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,36 +31,12 @@ var (
 	siegeSeed  = flag.Uint64("siege-seed", 1, "the seed of TestSiege")
 )
 
-// recording is what an eavesdropper has seen, the latest of it.
-type recording struct {
-	mu   sync.Mutex
-	seen [][]byte
-}
-
-func (r *recording) add(d []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.seen = append(r.seen, d); len(r.seen) > 500 {
-		r.seen = slices.Delete(r.seen, 0, 100)
-	}
-}
-
-// any returns one at random, nil for none.
-func (r *recording) any(by *rand.Rand) []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.seen) == 0 {
-		return nil
-	}
-	return r.seen[by.IntN(len(r.seen))]
-}
-
 // siege is a visitor who knocks, those who want to get in by what they see of it, and a
 // daemon that is killed.
 type siege struct {
 	*site
 	ctx    context.Context
-	seen   recording
+	seen   lab.Eavesdropper
 	kills  atomic.Int64
 	down   sync.RWMutex // held for writing while no daemon runs
 	sent   atomic.Int64 // requests of the visitor's to open
@@ -147,7 +121,7 @@ func (s *siege) knock(q seal.Request) (seal.Answer, error) {
 	defer c.Close()
 	now, b := v.Hello(), make([]byte, 2048)
 	for range 20 {
-		s.seen.add(now)
+		s.seen.See(now)
 		if _, err := c.Write(now); err != nil && !refused(err) {
 			return seal.Answer{}, err
 		}
@@ -156,7 +130,7 @@ func (s *siege) knock(q seal.Request) (seal.Answer, error) {
 			if err != nil {
 				break // again
 			}
-			s.seen.add(bytes.Clone(b[:n]))
+			s.seen.See(b[:n])
 			switch e, a := v.Read(b[:n]); e {
 			case seal.Answered:
 				return a, nil
@@ -184,8 +158,7 @@ func (s *siege) socket(from *lab.Host) (c net.Conn, err error) {
 	return c, err
 }
 
-// eavesdrops sends what was seen: as it was, with bits flipped, and the beginning of one
-// datagram with the end of another.
+// eavesdrops sends what was seen, altered and mixed.
 func (s *siege) eavesdrops(from *lab.Host) func(*rand.Rand) {
 	return func(by *rand.Rand) {
 		c, err := s.socket(from)
@@ -195,17 +168,7 @@ func (s *siege) eavesdrops(from *lab.Host) func(*rand.Rand) {
 		}
 		defer c.Close()
 		for s.ctx.Err() == nil {
-			one, other := bytes.Clone(s.seen.any(by)), s.seen.any(by)
-			switch by.IntN(3) {
-			case 0:
-				if len(one) > 0 {
-					one[by.IntN(len(one))] ^= 1 << by.IntN(8)
-				}
-			case 1:
-				n := by.IntN(1 + min(len(one), len(other)))
-				one = append(one[:n:n], other[n:]...)
-			}
-			_, _ = c.Write(one)
+			_, _ = c.Write(s.seen.Forge(by))
 			s.pause()
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // Held is what became of one knock of Hold.
@@ -60,12 +61,13 @@ type holder struct {
 	k    Knock
 	tell func(Held)
 
-	open  bool
-	next  time.Time // of the next knock, by the wall clock: a machine that sleeps has no other
-	why   HeldFor
-	at    []netip.AddrPort // of the gateway, as it has answered last
-	own   []netip.Addr     // of this machine, for each of those
-	fails int
+	open   bool
+	next   time.Time // of the next knock, by the wall clock: a machine that sleeps has no other
+	looked time.Time // at that clock, the last time
+	why    HeldFor
+	at     []netip.AddrPort // of the gateway, as it has answered last
+	own    []netip.Addr     // of this machine, for each of those
+	fails  int
 }
 
 func (h *holder) hold(ctx context.Context) error {
@@ -76,7 +78,7 @@ func (h *holder) hold(ctx context.Context) error {
 		}
 		first = false
 		for h.why = HeldFor(0); h.why == HeldFirst; {
-			if !pause(ctx, holdLook) {
+			if !visit.Pause(ctx, holdLook) {
 				return nil
 			}
 			h.why = h.due(time.Now().Round(0))
@@ -86,10 +88,12 @@ func (h *holder) hold(ctx context.Context) error {
 
 // due says why it is time for another knock; HeldFirst if it is not.
 func (h *holder) due(now time.Time) HeldFor {
+	setBack := now.Before(h.looked) // and by it nobody knows when the grant ends
+	h.looked = now
 	switch {
 	case h.fails == 0 && !slices.Equal(h.own, h.addresses()):
 		return HeldMoved
-	case now.Before(h.next.Add(-holdLook)):
+	case !setBack && now.Before(h.next.Add(-holdLook)):
 		return HeldFirst
 	case h.fails > 0:
 		return HeldRetry
@@ -112,6 +116,7 @@ func (h *holder) knock(ctx context.Context) error {
 	}
 	h.learn(r)
 	now := time.Now().Round(0)
+	h.looked = now
 	h.tell(Held{Result: r, Err: err, Why: h.why, At: now})
 	if err != nil {
 		h.next = now.Add(min(holdAgain<<min(h.fails, 8), holdLong))

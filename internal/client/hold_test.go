@@ -143,6 +143,46 @@ func TestSingle(t *testing.T) {
 	}
 }
 
+// A bundle that is damaged, in a file that was edited, is fetched again.
+func TestSingleWithADamagedBundle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.knock.Profile.Gateway.Bundle = []byte("damaged")
+		k := Single{Knock: l.knock, Prover: single{l.prover}, Counter: func() (uint64, error) { return 100, nil }}
+		sent, bundle, err := l.client().SendSingle(t.Context(), k)
+		if err != nil || len(sent) != 2 || len(bundle) < 1000 {
+			t.Errorf("%d sent, %d bytes of a bundle, %v; want 2, and the gateway's", len(sent), len(bundle), err)
+		}
+	})
+}
+
 type single struct{ *prover }
 
 func (s single) ProveSingle(context.Context, []byte) (p [64]byte, err error) { return p, nil }
+
+// A clock that is set back makes no grant longer: its end is not known any more, and there
+// is another knock.
+func TestHoldWithAClockThatIsSet(t *testing.T) {
+	knocked := time.Date(2026, 11, 27, 14, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name  string
+		looks []time.Duration // after the knock, whose grant is to be renewed after 20s
+		want  HeldFor         // of the last look
+	}{
+		{"goes on", []time.Duration{2 * time.Second, 4 * time.Second}, HeldFirst},
+		{"to the end", []time.Duration{16 * time.Second, 18 * time.Second}, HeldEnds},
+		{"set back by an hour", []time.Duration{2 * time.Second, -time.Hour}, HeldEnds},
+		{"set back by less than has passed", []time.Duration{16 * time.Second, 4 * time.Second}, HeldEnds},
+		{"set back at once", []time.Duration{-time.Second}, HeldEnds},
+		{"set forward, as in a sleep", []time.Duration{2 * time.Second, time.Hour}, HeldEnds},
+	} {
+		h := &holder{c: new(Client), looked: knocked, next: knocked.Add(20 * time.Second)}
+		var got HeldFor
+		for _, after := range tt.looks {
+			got = h.due(knocked.Add(after))
+		}
+		if got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

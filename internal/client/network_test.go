@@ -19,6 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 const (
@@ -61,7 +62,7 @@ func (p *prover) ring(t testing.TB) *credential.Ring {
 func (p *prover) Credential() seal.Credential { return p.who }
 
 func (p *prover) Prove(ctx context.Context, message []byte) ([]byte, error) {
-	if !pause(ctx, p.wait) && p.wait > 0 {
+	if !visit.Pause(ctx, p.wait) && p.wait > 0 {
 		return nil, ctx.Err()
 	}
 	p.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/seal"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // SingleProver is a Prover whose proofs fit into a single packet.
@@ -43,7 +44,7 @@ const (
 // SendSingle knocks with a single packet over each family. Whether it has arrived nobody
 // says. Errors are those of Knock, but for a gateway's refusals.
 func (c *Client) SendSingle(ctx context.Context, k Single) (sent []Sent, bundle []byte, err error) {
-	if k.Profile.Gateway.Bundle == nil {
+	if !k.Profile.Gateway.Complete() {
 		if bundle, err = c.Fetch(ctx, k.Profile); err != nil {
 			return nil, nil, err
 		}
@@ -125,7 +126,7 @@ func (c *Client) sendSingle(ctx context.Context, k Single, to netip.AddrPort) (S
 		return Sent{}, err
 	}
 	for n := range singleTimes {
-		if n > 0 && !pause(ctx, singlePause) {
+		if n > 0 && !visit.Pause(ctx, singlePause) {
 			return Sent{}, ctx.Err()
 		}
 		if _, err = conn.Write(d); err != nil && !isRefused(err) {
@@ -150,15 +151,4 @@ func singleID(c seal.Credential) (id [8]byte) {
 	}
 	copy(id[:], from)
 	return id
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

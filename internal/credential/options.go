@@ -34,6 +34,9 @@ func ParseOptions(text string) (*Options, error) {
 	if text == "" {
 		return &none, nil
 	}
+	if strings.ContainsAny(text, "\n\r\x00") { // of which no line of a file could be made
+		return nil, errors.New("there is a line break or a NUL in them: allowed is one line")
+	}
 	o, rest, err := takeOptions(text)
 	switch {
 	case err != nil:

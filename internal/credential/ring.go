@@ -171,7 +171,7 @@ func (r *Ring) Secret(id [16]byte, message []byte, proof [32]byte) (*Party, bool
 	if !known {
 		s = &Secret{}
 	}
-	want := SecretProof(s.secret, message)
+	want := proofBy(s.mac, message)
 	if subtle.ConstantTimeCompare(want[:], proof[:]) != 1 || !known {
 		return nil, false
 	}

@@ -27,7 +27,7 @@ type Secret struct {
 	Line    int      // from 1
 	Options *Options
 
-	secret [32]byte
+	mac [32]byte // the key of its proofs
 }
 
 // Format prints a secret's name and identity, whatever the verb.
@@ -48,7 +48,11 @@ func SecretID(secret [32]byte) [16]byte { return [16]byte(derived(secret, infoID
 
 // SecretProof returns what shows, for a message, that its sender has a machine's secret.
 func SecretProof(secret [32]byte, message []byte) [32]byte {
-	m := hmac.New(sha256.New, derived(secret, infoProof, 32))
+	return proofBy([32]byte(derived(secret, infoProof, 32)), message)
+}
+
+func proofBy(key [32]byte, message []byte) [32]byte {
+	m := hmac.New(sha256.New, key[:])
 	m.Write(message)
 	return [32]byte(m.Sum(nil))
 }
@@ -97,17 +101,18 @@ func parseSecret(line string) (s Secret, err error) {
 	name, rest := field(line)
 	coded, rest := field(rest)
 	raw, err := base64.StdEncoding.Strict().DecodeString(coded)
-	if err != nil || len(raw) != len(s.secret) {
+	if err != nil || len(raw) != len(s.mac) {
 		return s, errors.New(`no machine's secret: allowed is NAME SECRET [OPTIONS], the secret being 32 bytes in base64 (openssl rand -base64 32)`)
 	}
 	if len(name) > mostName || strings.ContainsFunc(name, notOfName) {
 		return s, fmt.Errorf("the line's first word is no machine's name: allowed are letters, digits, . _ @ and -, %d characters at most", mostName)
 	}
-	s.Name, s.secret, s.Options = name, [32]byte(raw), &none
-	if s.secret == [32]byte{} {
+	s.Name, s.Options = name, &none
+	secret := [32]byte(raw)
+	if secret == [32]byte{} {
 		return s, fmt.Errorf("the secret of %s is all zeros: draw another (openssl rand -base64 32)", name)
 	}
-	s.ID = SecretID(s.secret)
+	s.ID, s.mac = SecretID(secret), [32]byte(derived(secret, infoProof, 32))
 	if s.Options, err = ParseOptions(rest); err != nil {
 		return s, fmt.Errorf("%s: %w", name, err)
 	}

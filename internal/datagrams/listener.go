@@ -53,8 +53,9 @@
 //   - repliesEach answers a second to a prefix, none longer than its datagram, so that
 //     nobody is flooded by way of the listener, and nothing is amplified.
 //
-// The pool has one goroutine fewer than there are processors for Go, but at least one. Go
-// has no priorities; so every goroutine that could hold up the gateway yields after each
+// The pool has a goroutine for each processor of the machine, but one fewer than run Go
+// code at a time, and at least one: more would only take turns with each other, and with
+// the gateway. Go has no priorities; so every goroutine that could hold up the gateway yields after each
 // batch that was read and each datagram that was opened, and a goroutine that is ready to
 // run waits for that long at most. While maxHeard results wait for the gateway nothing is
 // opened, so that nothing that was opened is lost: any excess is thrown away before that.
@@ -224,7 +225,7 @@ func (l *Listener) start() {
 		return
 	}
 	l.started = true
-	for range max(1, runtime.GOMAXPROCS(0)-1) {
+	for range max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) {
 		l.running.Go(func() { l.pool.run(l.open) })
 	}
 	l.running.Go(l.pool.deliver)
@@ -251,6 +252,7 @@ func (l *Listener) drop(s *socket) {
 	s.use(nil)
 	l.pool.listen(&s.queue, false)
 	l.overrun += s.overrun()
+	s.closed.Store(true)
 	if err := s.file.Close(); err != nil {
 		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
 	}

@@ -383,6 +383,20 @@ func TestShownIsProven(t *testing.T) {
 	}
 }
 
+// A socket that is closed is not one that cannot be read, and nothing is logged of it.
+func TestClosingIsNoFault(t *testing.T) {
+	s := newScene(t)
+	by := &words{}
+	s.mustSet(map[uint16]knock.Opener{59000: by, 59001: by})
+	s.mustSet(map[uint16]knock.Opener{59000: by})
+	if err := s.listener.Close(); err != nil {
+		t.Error(err)
+	}
+	if log := s.log.String(); log != "" {
+		t.Errorf("the log says %s", log)
+	}
+}
+
 // Close waits for an Open that is under way, and what waits behind it is not heard.
 func TestCloseWhileOpening(t *testing.T) {
 	s := newScene(t)

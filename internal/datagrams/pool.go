@@ -189,7 +189,7 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 func (p *pool) next() *waiting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.closed && (p.turns.Len() == 0 || p.opening.Len()+len(p.told) >= maxHeard) {
+	for !p.closed && (p.turns.Len() == 0 || p.full()) {
 		p.work.Wait()
 	}
 	if p.closed {
@@ -209,6 +209,17 @@ func (p *pool) next() *waiting {
 	p.latest = w.heard.Time
 	p.opening.PushBack(w)
 	return w
+}
+
+// full says whether as much waits for heard as may.
+func (p *pool) full() bool { return p.opening.Len()+len(p.told) >= maxHeard }
+
+// roomAgain wakes those who would open something where there was no room for the results.
+// All others have been woken when it came, and would find nothing now.
+func (p *pool) roomAgain(wasFull bool) {
+	if wasFull && !p.full() {
+		p.work.Broadcast()
+	}
 }
 
 // take removes the one whose turn it is at a place where something waits.
@@ -234,6 +245,7 @@ func (q *queue) empty() bool {
 func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.roomAgain(p.full())
 	heard.Time = w.heard.Time
 	w.heard, w.ok, w.done = heard, ok, true
 	for first := p.opening.Front(); first != nil; first = p.opening.Front() {
@@ -247,7 +259,6 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 			p.news.Signal()
 		}
 	}
-	p.work.Broadcast()
 }
 
 // deliver passes what was heard to heard, until close.
@@ -257,10 +268,10 @@ func (p *pool) deliver() {
 		for !p.closed && len(p.told) == 0 {
 			p.news.Wait()
 		}
-		batch := p.told
+		batch, full := p.told, p.full()
 		p.told = nil
+		p.roomAgain(full)
 		closed := p.closed
-		p.work.Broadcast()
 		p.mu.Unlock()
 		if closed {
 			return

@@ -415,3 +415,39 @@ func TestOverrunAndBehind(t *testing.T) {
 		t.Errorf("overrun %d when the port is gone, want %d as before", got, lost)
 	}
 }
+
+// counted counts how often it is locked: by a sync.Cond whose L it is, once for each
+// goroutine that it wakes.
+type counted struct {
+	sync.Locker
+	n *int
+}
+
+func (c counted) Lock() { c.Locker.Lock(); *c.n++ }
+
+// What comes wakes one of those who wait to open something, and what has been opened wakes
+// none, however many there are: each would take its turn on a processor from the gateway,
+// to find nothing.
+func TestOneIsWoken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pool
+		heard, woken := 0, 0
+		p.init(func(all []knock.Heard) { heard += len(all) })
+		p.work.L = counted{&p.mu, &woken}
+		for range 8 {
+			go p.run(heardAs)
+		}
+		go p.deliver()
+		s := listenedTo()
+		const n = 10
+		for range n {
+			synctest.Wait()
+			p.come(s, "knock")
+		}
+		synctest.Wait()
+		if heard != n || woken != n {
+			t.Errorf("%d were heard and %d goroutines woken, want %d of both", heard, woken, n)
+		}
+		p.close()
+	})
+}

@@ -4,10 +4,8 @@ package datagrams
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -99,10 +97,10 @@ func (l *Listener) receive(s *socket) {
 		return errno != unix.EAGAIN
 	}
 	for failures := 0; failures < maxFailures; failures++ {
-		if err := s.raw.Read(read); errors.Is(err, os.ErrClosed) {
-			return
-		} else if err != nil {
-			l.dies(s, err)
+		if err := s.raw.Read(read); err != nil {
+			if !s.closed.Load() { // the error for that is internal/poll's own
+				l.dies(s, err)
+			}
 			return
 		}
 		if errno != 0 {

@@ -30,6 +30,7 @@ type socket struct {
 	opener atomic.Pointer[glance] // nil: nothing is to be heard
 	rounds atomic.Uint64          // how often something was read
 	dead   atomic.Bool            // it cannot be read any more
+	closed atomic.Bool            // on purpose
 
 	queue   queue // the pool's
 	replies replies

@@ -90,6 +90,16 @@ func (d *Door) Claims(by string) (n int) {
 	return n
 }
 
+// Elsewhere says whether somebody may have claims to grants at other sources than one, or
+// wait for the service there. It costs a look-up, however many grants there are.
+func (d *Door) Elsewhere(source netip.Prefix, by string) bool {
+	here := 0
+	if _, granted := d.GrantedSince(source, by); granted {
+		here = 1
+	}
+	return d.Claims(by) > here || len(d.waiting) > 0
+}
+
 // Parties are all in whose name there are grants at the door, or knocks that wait for the
 // service; some of them more than once.
 func (d *Door) Parties() iter.Seq[string] {
@@ -126,10 +136,6 @@ func (d *Door) withdrawWaiting(now time.Time, w *Withdrawal) (out []Effect, ende
 // withdrawFrom ends claims to one grant, which ends with them unless others last.
 func (d *Door) withdrawFrom(now time.Time, n int32, w *Withdrawal, whose map[int32]bool) (out []Effect, ended int) {
 	b := &d.grants
-	source := b.grants.at(n).source.source()
-	if w.At != nil && !w.At(source) {
-		return nil, 0
-	}
 	var mine []string
 	others := false
 	for _, c := range b.claims(n) {
@@ -142,12 +148,18 @@ func (d *Door) withdrawFrom(now time.Time, n int32, w *Withdrawal, whose map[int
 	if len(mine) == 0 {
 		return nil, 0
 	}
-	if others {
+	source := b.grants.at(n).source.source()
+	if w.At != nil && !w.At(source) {
+		return nil, 0
+	}
+	if before := b.until(now, n); others {
 		for _, by := range mine {
 			b.unclaim(n, b.claimOf(b.claims(n), by))
 			out = append(out, DropClaim{source, by})
 		}
-		out = append(out, Give{source, b.until(now, n)})
+		if until := b.until(now, n); until.Before(before) { // else nothing changes, and it may have been spent
+			out = append(out, Give{source, until})
+		}
 	} else {
 		out = append(d.drop(now, n, true), EndFlows{source})
 	}

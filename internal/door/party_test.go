@@ -36,6 +36,17 @@ func TestWithdraw(t *testing.T) {
 	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed bob", "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed bob | gone")
 }
 
+// A grant that lasts as long without the claim that ends is not given again: the kernel may
+// have ended it since, by a connection that has spent it, or while no daemon ran and the
+// clock was set back.
+func TestWithdrawGivesNothing(t *testing.T) {
+	s := opened(t, ssh)
+	s.knocks(other, "sealed alice", time.Minute)
+	s.knocks(other, "sealed bob", time.Hour)
+	effects, _, _ := s.door.Withdraw(s.now, party("sealed alice"), 0)
+	s.want(effects, "drop 2001:db8::2 by sealed alice", "record revoked | 2001:db8::2 | sealed alice | gone")
+}
+
 // A neighbour's claim that is over keeps no grant.
 func TestWithdrawWithAClaimThatIsOver(t *testing.T) {
 	s := opened(t, ssh)
@@ -47,6 +58,40 @@ func TestWithdrawWithAClaimThatIsOver(t *testing.T) {
 		"end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed alice | gone")
 	if ended != 1 {
 		t.Errorf("%d claims have ended, want alice's", ended)
+	}
+}
+
+// Whose claims are at one source alone has nothing elsewhere, which costs no walk through
+// the grants of others; nor does a walk ask of others where they are.
+func TestElsewhere(t *testing.T) {
+	s := opened(t, ssh)
+	a := netip.MustParseAddr("198.18.0.0")
+	for range 1000 {
+		a = a.Next()
+		s.knocks(Source(a), "sealed bob", time.Hour)
+	}
+	if s.door.Elsewhere(visitor, "sealed alice") {
+		t.Error("alice, who has nothing, has something elsewhere")
+	}
+	s.knocks(visitor, "sealed alice", time.Hour)
+	s.door.Knock(s.now, Knock{Name: "sealed-2", Source: visitor, By: "sealed alice", Reason: "right"})
+	if s.door.Elsewhere(visitor, "sealed alice") || !s.door.Elsewhere(other, "sealed alice") || !s.door.Elsewhere(visitor, "sealed bob") {
+		t.Error("alice has a grant at one source, and bob has many at others: want that Elsewhere says so")
+	}
+	s.knocks(other, "sealed alice", time.Hour)
+	if !s.door.Elsewhere(visitor, "sealed alice") || !s.door.Elsewhere(other, "sealed alice") {
+		t.Error("alice has grants at two sources: want that each is elsewhere")
+	}
+	asked := 0
+	w := party("sealed alice")
+	w.At = func(source netip.Prefix) bool { asked++; return source == other }
+	if _, ended, _ := s.door.Withdraw(s.now, w, 0); ended != 1 || asked != 2 {
+		t.Errorf("%d claims ended, and where was asked of %d: want one of alice's two", ended, asked)
+	}
+	waits := newScene(t, ssh)
+	waits.knocks(other, "sealed alice", 0)
+	if !waits.door.Elsewhere(visitor, "sealed alice") {
+		t.Error("alice waits for the service at another source: want that she has something elsewhere")
 	}
 }
 

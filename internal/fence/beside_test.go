@@ -285,3 +285,73 @@ func TestEmptiedWhileItIsRead(t *testing.T) {
 		t.Errorf("list() = %v, %v, with %d grants of another door; want false, none, 30", whole, err, web)
 	}
 }
+
+// No query waits for a change, nor a change for a query: whoever queries never has the lock
+// that changes take.
+func TestQueriesTakeNoLock(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	g := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
+	must(t, f.Change(Changes{Give: g}))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, query := range map[string]func() error{
+		"Refused":  func() error { _, err := f.Refused(); return err },
+		"Ends":     func() error { _, err := f.Ends(g); return err },
+		"Grants":   func() error { _, err := f.allGrants(); return err },
+		"EndFlows": func() error { return f.EndFlows(g) },
+		"Check":    f.Check,
+		"Owned":    func() error { f.Owned(); return nil },
+	} {
+		ended := make(chan error, 1)
+		go func() { ended <- query() }()
+		select {
+		case err := <-ended:
+			must(t, err)
+		case <-time.After(10 * time.Second): // a deadlock
+			t.Errorf("%s waits for a change that is under way", name)
+		}
+	}
+}
+
+// While grants are changed, a look at the table shows no difference: Guard would lock
+// every change out for as long as it takes to read and write the whole table.
+func TestChangesAreNoDifference(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	var doors []Door
+	for i := range 40 {
+		doors = append(doors, Door{Name: fmt.Sprintf("door%d", i), Ports: ports(t, fmt.Sprintf("%d/tcp", 1000+i))})
+	}
+	must(t, f.Guard(doors))
+	ended, stop := make(chan error), make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				ended <- nil
+				return
+			default:
+			}
+			door := doors[i%len(doors)].Name
+			f.mu.Lock()
+			manyOf(f, door)
+			f.mu.Unlock()
+			err := f.Change(Changes{Empty: []string{door}, Give: []Grant{grant(door, fmt.Sprintf("192.0.2.0/%d", 20+i%8), time.Hour)}})
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	for range 50 {
+		if d, err := f.look(); err != nil || len(d) > 0 {
+			t.Errorf("differences %q, %v", d, err)
+			break
+		}
+	}
+	close(stop)
+	must(t, <-ended)
+	must(t, f.Check())
+}

@@ -39,41 +39,58 @@ func (f *Fence) connect() error {
 
 // reader is a connection for queries, separate from everything that changes the table.
 type reader struct {
-	turn sync.Mutex // held while it is used; taken before Fence.mu
-	conn *nft.Conn  // nil: to be dialled; guarded by Fence.mu
+	turn sync.Mutex // held while it is used
+
+	mu     sync.Mutex // guards the fields below
+	conn   *nft.Conn  // nil: to be dialled
+	closed bool
 }
 
-// connectReader dials a connection for queries unless there is one.
-func (f *Fence) connectReader(r *reader) (err error) {
-	if f.closed {
-		return errClosed
+// connectReader returns a connection for queries, and dials unless there is one.
+func (f *Fence) connectReader(r *reader) (c *nft.Conn, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errClosed
 	}
 	if r.conn == nil {
 		r.conn, err = f.dial(nft.Connect)
 	}
-	return err
+	return r.conn, err
+}
+
+// hangUp closes the connection: the next query dials.
+func (r *reader) hangUp() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.conn
+	if r.conn = nil; c == nil {
+		return nil
+	}
+	return c.Close()
+}
+
+// close ends the use of the reader, and a query that is under way.
+func (r *reader) close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	return r.hangUp()
 }
 
 // ask runs queries about what is guarded over one of the connections for them.
 func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
-	f.mu.Lock()
-	err := f.connectReader(r)
-	c, guarded := r.conn, f.shared.want != nil
-	f.mu.Unlock()
-	switch {
-	case err != nil:
-		return err
-	case !guarded:
-		return errNoDoors
+	c, err := f.connectReader(r)
+	if err == nil {
+		_, err = f.guarded()
 	}
-	err = questions(c)
-	if errors.Is(err, nfnetlink.ErrBroken) {
-		f.mu.Lock()
-		c.Close()
-		r.conn = nil
-		f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err = questions(c); errors.Is(err, nfnetlink.ErrBroken) {
+		_ = r.hangUp()
 	}
 	return err
 }
@@ -107,7 +124,8 @@ func (f *Fence) dial(connect func(table string) (*nft.Conn, error)) (*nft.Conn, 
 // take creates or adopts the table. A table without persist cannot be given it; it is
 // left for Guard to replace.
 func (f *Fence) take(c *nft.Conn) error {
-	f.manner.flags, f.owned = 0, false
+	f.manner.flags = 0
+	f.owned.Store(false)
 	if !f.plain {
 		ok, err := c.Ownership()
 		if err != nil {
@@ -132,7 +150,7 @@ func (f *Fence) take(c *nft.Conn) error {
 	if err := c.Commit(b); err != nil {
 		return busy(err)
 	}
-	f.owned = f.manner.flags != 0
+	f.owned.Store(f.manner.flags != 0)
 	return nil
 }
 
@@ -165,7 +183,8 @@ func (f *Fence) try(call func(*nft.Conn) error) error {
 	}
 	if errors.Is(err, nfnetlink.ErrBroken) && f.conn != nil {
 		f.conn.Close()
-		f.conn, f.owned = nil, false
+		f.conn = nil
+		f.owned.Store(false)
 	}
 	return err
 }

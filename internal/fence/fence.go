@@ -157,6 +157,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -192,15 +193,36 @@ type Fence struct {
 	halted   bool       // the last Guard stopped between its parts; guarded by guarding
 	lister   reader     // for lists of grants, which take long
 	asker    reader     // for all other queries
+	owned    atomic.Bool
+	view     atomic.Pointer[view] // nil before the first Guard
 
+	// mu is for changes alone, which visitors wait for: a query that had it when its thread
+	// must give up its core would hold them up until that gets one again.
 	mu     fair      // guards the fields below
 	conn   *nft.Conn // nil: to be dialled
 	plain  bool      // do without owner and persist even where they are
 	manner manner    // of the table as it is to be
-	owned  bool
 	closed bool
 	shared part             // what all doors share; nil tables before the first Guard
 	doors  map[string]*part // by name, as last guarded
+}
+
+// view is what was guarded after the last change, for calls that only read.
+type view struct {
+	shared part
+	doors  map[string]*part // never changed; of a part, most is not read
+}
+
+// publish lets calls that only read see what is guarded.
+func (f *Fence) publish() { f.view.Store(&view{f.shared, maps.Clone(f.doors)}) }
+
+// guarded returns what is guarded.
+func (f *Fence) guarded() (view, error) {
+	v := f.view.Load()
+	if v == nil {
+		return view{}, errNoDoors
+	}
+	return *v, nil
 }
 
 // part is a part of the table. It is immutable, except most: it is replaced by another.
@@ -225,22 +247,18 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 		return nil, fmt.Errorf("fence: %w", err)
 	}
 	for _, r := range []*reader{&f.lister, &f.asker} {
-		if err := f.connectReader(r); err != nil {
+		if _, err := f.connectReader(r); err != nil {
 			return nil, errors.Join(fmt.Errorf("fence: %w", err), f.close())
 		}
 	}
-	log.Info("nftables table opened", "table", "inet "+tableName, "owned", f.owned)
+	log.Info("nftables table opened", "table", "inet "+tableName, "owned", f.Owned())
 	return f, nil
 }
 
 // Owned says whether the kernel keeps other processes from changing the table, so that
 // Watch is needed only where it does not (before Linux 6.9). A table made by hand is
 // owned from the first Guard on.
-func (f *Fence) Owned() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.owned
-}
+func (f *Fence) Owned() bool { return f.owned.Load() }
 
 // summary returns the first of the differences, and how many more there are.
 func summary(differences []string) string {
@@ -287,14 +305,12 @@ func (f *Fence) Close() error {
 
 func (f *Fence) close() error {
 	f.closed = true
-	var errs []error
-	for _, c := range []**nft.Conn{&f.conn, &f.lister.conn, &f.asker.conn} {
-		if *c != nil {
-			errs = append(errs, (*c).Close())
-		}
-		*c = nil
+	errs := []error{f.lister.close(), f.asker.close()}
+	if f.conn != nil {
+		errs = append(errs, f.conn.Close())
 	}
-	f.owned = false
+	f.conn = nil
+	f.owned.Store(false)
 	return errors.Join(errs...)
 }
 

@@ -74,9 +74,11 @@ func flows() nft.Chain {
 // 65,536 flows of each family. Changes of grants do not wait for it. To end all flows of
 // a door, name 0.0.0.0/0 and ::/0.
 func (f *Fence) EndFlows(ends []Grant) error {
-	f.mu.Lock()
-	sources, err := f.flowSources(ends)
-	f.mu.Unlock()
+	v, err := f.guarded()
+	var sources flowSources
+	if err == nil {
+		sources, err = v.flowSources(ends)
+	}
 	if err == nil {
 		err = f.ask(&f.asker, func(c *nft.Conn) (err error) {
 			for _, fam := range families() {
@@ -97,13 +99,13 @@ type flowSources struct {
 	bits  map[int]bool // the lengths of those prefixes
 }
 
-func (f *Fence) flowSources(ends []Grant) (flowSources, error) {
+func (v view) flowSources(ends []Grant) (flowSources, error) {
 	s := flowSources{map[netip.Prefix][]port.Range{}, map[int]bool{}}
 	for _, e := range ends {
-		if _, _, err := f.place(e); err != nil {
+		if _, _, err := placeOf(v.doors, e); err != nil {
 			return s, err
 		}
-		s.add(e.Source, f.doors[e.Door].door.Ports)
+		s.add(e.Source, v.doors[e.Door].door.Ports)
 	}
 	return s, nil
 }

@@ -63,7 +63,7 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Elem
 	edits := map[width][]nft.Element{}
 	seen := make(map[place]int, len(give)+len(revoke)) // index in edits
 	put := func(g Grant, left time.Duration) error {
-		w, key, err := f.place(g)
+		w, key, err := placeOf(f.doors, g)
 		if err != nil {
 			return err
 		}
@@ -90,8 +90,8 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Elem
 }
 
 // place is the set and the key of a grant.
-func (f *Fence) place(g Grant) (width, string, error) {
-	if f.doors[g.Door] == nil {
+func placeOf(doors map[string]*part, g Grant) (width, string, error) {
+	if doors[g.Door] == nil {
 		return width{}, "", fmt.Errorf("door %q is not guarded", g.Door)
 	}
 	if !g.Source.IsValid() {
@@ -201,8 +201,12 @@ func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 // were written is asked what it shows.
 func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
 	exact := f.exact()
+	if len(next) == 0 {
+		return nil
+	}
 	maps.Copy(f.doors, next)
-	if exact || len(next) == 0 {
+	f.publish()
+	if exact {
 		return nil
 	}
 	got, err := c.Read()
@@ -256,23 +260,21 @@ func (f *Fence) Grants(doors []string) iter.Seq2[Grant, error] {
 // the kernel walks a set from its beginning for each message: to a tenth of a
 // second for 100,000 and 20 seconds for a million.
 func (f *Fence) list(doors []string, each func(Grant)) (ofOneMoment bool, err error) {
-	f.mu.Lock()
-	before := maps.Clone(f.doors)
+	before, err := f.guarded()
+	if err != nil {
+		return false, fmt.Errorf("fence: read grants: %w", err)
+	}
 	var sets []width
-	for _, name := range slices.Sorted(maps.Keys(f.doors)) {
+	for _, name := range slices.Sorted(maps.Keys(before.doors)) {
 		if len(doors) > 0 && !slices.Contains(doors, name) {
 			continue
 		}
-		for _, s := range f.doors[name].want.Sets {
+		for _, s := range before.doors[name].want.Sets {
 			if w, ok := parseWidth(s.Name); ok {
 				sets = append(sets, w)
 			}
 		}
 	}
-	if f.shared.want == nil {
-		sets = []width{{}} // for the error
-	}
-	f.mu.Unlock()
 	ofOneMoment = true
 	for _, w := range sets {
 		err := f.ask(&f.lister, func(c *nft.Conn) error {
@@ -283,21 +285,14 @@ func (f *Fence) list(doors []string, each func(Grant)) (ofOneMoment bool, err er
 			})
 		})
 		switch {
-		case errors.Is(err, nft.ErrInterrupted), errors.Is(err, unix.ENOENT) && f.renewed(w.door, before):
+		case errors.Is(err, nft.ErrInterrupted), errors.Is(err, unix.ENOENT) && f.view.Load().doors[w.door] != before.doors[w.door]: // emptied, changed or removed
+			// meanwhile
 			ofOneMoment = false
 		case err != nil:
 			return false, fmt.Errorf("fence: read grants: %w", err)
 		}
 	}
 	return ofOneMoment, nil
-}
-
-// renewed says whether a door's sets may have been replaced, because it was emptied,
-// changed or removed meanwhile.
-func (f *Fence) renewed(door string, before map[string]*part) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.doors[door] != before[door]
 }
 
 // grantOf returns the grant of an element, if it has any time left.

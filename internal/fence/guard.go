@@ -91,7 +91,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 		return errors.New("the table disappeared while it was being made")
 	}
 	f.settle(shared, next, base)
-	f.owned = f.manner.flags != 0
+	f.owned.Store(f.manner.flags != 0)
 	return nil
 }
 
@@ -111,6 +111,7 @@ func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
 	}
 	shared.literal()
 	f.shared, f.doors = *shared, doors
+	f.publish()
 }
 
 // literal keeps only one table if the kernel shows everything as it was written.
@@ -228,14 +229,38 @@ func (f *Fence) Check() error {
 	})
 }
 
+// lookTries is how often look reads the table at most before it believes what differs.
+const lookTries = 4
+
 // look names what is different in the kernel from what Guard put there, without holding
-// up changes of grants. Those may happen meanwhile without harm, even if a list then does
-// not show a single moment: changing grants changes no list of this.
+// up changes of grants. Those may happen meanwhile: a list of what is being changed may
+// then lack things that are there, or show a door half in its old and half in its new
+// form. So a door that differs is read again, and differs only if it does each time. What
+// somebody else has changed does.
 func (f *Fence) look() ([]string, error) {
-	f.mu.Lock()
-	err := f.do("look", func(c *nft.Conn) error { _, err := c.Generation(); return err })
-	shared, before := f.shared, maps.Clone(f.doors)
-	f.mu.Unlock()
+	var all []string
+	var suspects map[string]bool // nil: every door, and what they share
+	for range lookTries {
+		differ, err := f.compareOnce(suspects)
+		if err != nil {
+			return nil, err
+		}
+		all, suspects = nil, map[string]bool{}
+		for _, name := range slices.Sorted(maps.Keys(differ)) {
+			all = append(all, differ[name]...)
+			suspects[name] = true
+		}
+		if len(suspects) == 0 {
+			break
+		}
+	}
+	return all, nil
+}
+
+// compareOnce reads the table once, and names what is different in the suspects among its
+// doors, or in all of them, by door; what belongs to none of them has the name "".
+func (f *Fence) compareOnce(suspects map[string]bool) (map[string][]string, error) {
+	before, err := f.guarded()
 	if err != nil {
 		return nil, err
 	}
@@ -244,18 +269,34 @@ func (f *Fence) look() ([]string, error) {
 	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 		return nil, err
 	}
-	if got == nil {
-		return []string{"the table is gone"}, nil
+	now, err := f.guarded()
+	if err != nil {
+		return nil, err
 	}
-	common, parts := apart(got)
-	f.mu.Lock()
-	now := f.doors
-	for name := range before {
-		if now[name] != before[name] {
-			delete(before, name)
-			delete(parts, name)
+	if got == nil {
+		return map[string][]string{"": {"the table is gone"}}, nil
+	}
+	shared, parts := apart(got)
+	differ := map[string][]string{}
+	note := func(name string, want, got *nft.Table) {
+		if got == nil {
+			got = &nft.Table{}
+		}
+		if d := differences(want, got); len(d) > 0 && (suspects == nil || suspects[name]) {
+			differ[name] = d
 		}
 	}
-	f.mu.Unlock()
-	return differences(whole(shared.base, sides(before, shown)), whole(common, parts)), nil
+	note("", before.shared.base, shared)
+	for name, p := range before.doors {
+		if now.doors[name] == p {
+			note(name, p.base, parts[name])
+		}
+		delete(parts, name)
+	}
+	for name, strange := range parts {
+		if now.doors[name] == nil {
+			note(name, &nft.Table{}, strange)
+		}
+	}
+	return differ, nil
 }

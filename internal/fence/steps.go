@@ -115,6 +115,7 @@ func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) error {
 			return busy(err)
 		}
 		done()
+		f.publish()
 		return nil
 	})
 }

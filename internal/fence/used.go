@@ -17,7 +17,7 @@ func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool
 	defer f.mu.Unlock()
 	err = f.do("look who used a door", func(c *nft.Conn) error {
 		p := netip.PrefixFrom(source.WithZone(""), source.BitLen())
-		if _, _, err := f.place(Grant{Door: door, Source: p}); err != nil {
+		if _, _, err := placeOf(f.doors, Grant{Door: door, Source: p}); err != nil {
 			return err
 		}
 		addr := canonical(p).Addr()

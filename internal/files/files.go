@@ -56,7 +56,12 @@ func Read(path string, limit int64) ([]byte, error) {
 
 // ReadSecret is Read for a file that nobody but its owner and its group may read: else
 // an *Error.
-func ReadSecret(path string, limit int64) ([]byte, error) {
+func ReadSecret(path string, limit int64) ([]byte, error) { return readSecret(path, limit, false) }
+
+// ReadPrivate is ReadSecret for a file that its group may not read either.
+func ReadPrivate(path string, limit int64) ([]byte, error) { return readSecret(path, limit, true) }
+
+func readSecret(path string, limit int64, private bool) ([]byte, error) {
 	real, err := resolve(path)
 	if err != nil {
 		return nil, err
@@ -65,7 +70,7 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 		if err := judgeFile(path, info); err != nil {
 			return err
 		}
-		return judgeSecret(path, info)
+		return judgeSecret(path, info, private)
 	})
 }
 

@@ -15,4 +15,4 @@ func judgeFile(string, fs.FileInfo) error { return nil }
 
 func judgeDirectory(string, fs.FileInfo, bool, []int) error { return nil }
 
-func judgeSecret(string, fs.FileInfo) error { return nil }
+func judgeSecret(string, fs.FileInfo, bool) error { return nil }

@@ -27,6 +27,7 @@ const maxLinks = 40
 const (
 	groupWrites fs.FileMode = 0o020
 	othersWrite fs.FileMode = 0o002
+	groupReads  fs.FileMode = 0o040
 	othersRead  fs.FileMode = 0o004
 )
 
@@ -114,8 +115,12 @@ func judgeFile(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// judgeSecret returns an *Error if everybody may read the file.
-func judgeSecret(path string, info fs.FileInfo) error {
+// judgeSecret returns an *Error if everybody may read the file, or, if it is private, its
+// group.
+func judgeSecret(path string, info fs.FileInfo, private bool) error {
+	if private && info.Mode()&(groupReads|othersRead) != 0 {
+		return &Error{path, "may be read by others, and is a secret: allowed is its owner alone", "chmod go-rwx " + Quoted(path), true}
+	}
 	if info.Mode()&othersRead == 0 {
 		return nil
 	}

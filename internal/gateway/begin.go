@@ -26,9 +26,8 @@ func (g *Gateway) begin() error {
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}
-	var err error
-	if g.fenceChanged, err = g.world.Fence.Watch(g.ctx); err != nil {
-		return fmt.Errorf("watch the fence: %w", err)
+	if err := g.watchFence(); err != nil {
+		return err
 	}
 	state, err := g.openStore()
 	if err != nil {
@@ -272,4 +271,19 @@ func (g *Gateway) confine(c *config.Config) error {
 		return nil
 	}
 	return g.opts.Confine(c)
+}
+
+// watchFence has the loop told when somebody else changes the fence. Where the kernel lets
+// nobody else, there is no watch: the kernel would write down each change of grants for
+// it, and wake it, which takes longer than the change (nf_tables_api.c,
+// nf_tables_setelem_notify). A connection that breaks, and the ownership with it, fails a
+// change or a check, after which the fence is checked.
+func (g *Gateway) watchFence() (err error) {
+	if g.world.Fence.Owned() {
+		return nil
+	}
+	if g.fenceChanged, err = g.world.Fence.Watch(g.ctx); err != nil {
+		return fmt.Errorf("watch the fence: %w", err)
+	}
+	return nil
 }

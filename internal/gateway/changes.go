@@ -175,7 +175,8 @@ func (g *Gateway) flush(now time.Time) {
 	g.endFlows()
 	g.answerVisitors(now, outcomes)
 	for _, d := range g.doors {
-		if s := d.door.Saved(); worthSaving(d.saved, s) {
+		// With a grant it costs nothing, and a restart must not find the door idle.
+		if s := d.door.Saved(); worthSaving(d.saved, s) || g.changes.at[d.name()] && s != d.saved {
 			d.saved = s
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}

@@ -21,6 +21,7 @@ import (
 
 // club is a kind of knock that has a Keeper: its members are in a file, an order locks one
 // out, and its doors share a port. What is said is "DOOR WORDS... NAME": "ssh open alice".
+// With a number, as "#7", it is said once; a "code" opens once, and is struck off first.
 type club struct{}
 
 func (club) Name() string       { return "club" }
@@ -32,10 +33,15 @@ func (club) Read(t *tables.Table) knock.Rule {
 	return clubRule{port: p, members: members}
 }
 func (club) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
-	k := &clubKept{locked: make(map[string]bool), used: make(map[string]bool), members: make(map[string][]string)}
+	k := &clubKept{locked: make(map[string]bool), spent: make(map[string]bool), tickets: make(map[string]bool),
+		members: make(map[string][]string), used: make(map[string]bool)}
 	for _, m := range marks {
 		if strings.HasPrefix(m.Key, "ticket") {
-			k.used[m.Key] = true
+			k.tickets[m.Key] = true
+			continue
+		}
+		if name, code := strings.CutPrefix(m.Key, codeMark); code {
+			k.spent[name] = true
 			continue
 		}
 		k.locked[m.Key] = true
@@ -72,12 +78,18 @@ func (club) Identity(by string) string {
 
 type clubKept struct {
 	knock.Kept
-	rules   []knock.Use
-	locked  map[string]bool
-	used    map[string]bool // tickets
-	members map[string][]string
-	fed     []string // what it was told of files
+	rules     []knock.Use
+	locked    map[string]bool
+	spent     map[string]bool // codes
+	tickets   map[string]bool // that were used
+	members   map[string][]string
+	used      map[string]bool                                     // numbers
+	readAloud []string                                            // what it was told of files
+	tells     func(door string, v knock.Verdict, o knock.Outcome) // called with what visitors are told, nil for nothing
 }
+
+// codeMark is how marks of codes that are spent begin.
+const codeMark = "spent "
 
 func (k *clubKept) Use(_ time.Time, rules []knock.Use) []string {
 	k.rules = rules
@@ -96,10 +108,10 @@ func (k *clubKept) Files() (all []knock.File) {
 func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knock.Change) {
 	text, _ := digest.([]byte)
 	if err != nil {
-		k.fed = append(k.fed, err.Error())
+		k.readAloud = append(k.readAloud, err.Error())
 		return c
 	}
-	k.fed = append(k.fed, string(text))
+	k.readAloud = append(k.readAloud, string(text))
 	c.Recheck = k.members[path] != nil // a first reading takes nothing from anybody
 	k.members[path] = strings.Fields(string(text))
 	c.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: fmt.Sprintf("%d members", len(k.members[path]))}}
@@ -109,6 +121,9 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	return c
 }
 func (k *clubKept) Stands(_ time.Time, _, by string) bool {
+	if len(k.members) == 0 {
+		return !k.locked[by] // it is not known
+	}
 	for _, all := range k.members {
 		if slices.Contains(all, by) && !k.locked[by] {
 			return true
@@ -161,27 +176,66 @@ type clubRecogniser struct {
 func (r *clubRecogniser) Follow(knock.Rule) bool { return true }
 func (r *clubRecogniser) Hear(h knock.Heard) []knock.Verdict {
 	words := strings.Fields(string(h.Said.(clubSaid)))
+	if len(r.kept.members) == 0 {
+		return nil
+	}
 	v := knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, By: words[len(words)-1], Path: h.Path,
 		Reason: "is a member", Right: true, First: slices.Contains(words, "first")}
 	v.Close, v.Only, v.Extend = slices.Contains(words, "close"), slices.Contains(words, "only"), slices.Contains(words, "extend")
+	if slices.Contains(words, "briefly") {
+		v.AtMost = briefTime
+	}
 	if v.First {
 		v.Marks = []knock.Mark{{Key: v.By, Value: []byte("seen")}}
 	}
+	if n := slices.IndexFunc(words, func(w string) bool { return w[0] == '#' }); n >= 0 {
+		if r.kept.used[words[n]] {
+			return nil
+		}
+		r.kept.used[words[n]] = true
+	}
 	if strings.HasPrefix(words[1], "ticket") { // which counts once
-		if v.Right = !r.kept.used[words[1]]; v.Right {
-			r.kept.used[words[1]] = true
+		if v.Right = !r.kept.tickets[words[1]]; v.Right {
+			r.kept.tickets[words[1]] = true
 			v.Marks, v.First = []knock.Mark{{Key: words[1], Value: []byte("used"), Common: true}}, true
 			v.Undo = func() []knock.Mark {
-				r.kept.used[words[1]] = false
+				r.kept.tickets[words[1]] = false
 				return []knock.Mark{{Key: words[1], Common: true}}
 			}
 		}
 	}
-	if r.kept.locked[v.By] {
+	switch {
+	case r.kept.locked[v.By]:
 		v.Right, v.Alarm, v.Reason = false, true, "is locked out"
+	case slices.Contains(words, "code"):
+		r.spend(&v)
 	}
-	v.Answer = func(o knock.Outcome) []byte { return []byte(r.door + ": " + inWords(o)) }
+	answered := v
+	v.Answer = func(o knock.Outcome) []byte {
+		if r.kept.tells != nil {
+			r.kept.tells(r.door, answered, o)
+		}
+		return []byte(r.door + ": " + inWords(o))
+	}
 	return []knock.Verdict{v}
+}
+
+// briefTime is how long a grant lasts at most that was asked for briefly.
+const briefTime = 4 * time.Second
+
+// spend strikes a code off before it opens.
+func (r *clubRecogniser) spend(v *knock.Verdict) {
+	if r.kept.spent[v.By] {
+		v.Right, v.Reason = false, "was used before"
+		return
+	}
+	r.kept.spent[v.By] = true
+	v.First, v.Marks = true, []knock.Mark{{Key: codeMark + v.By, Value: []byte("seen"), Common: true}}
+	by := v.By
+	v.Undo = func() []knock.Mark {
+		delete(r.kept.spent, by)
+		return []knock.Mark{{Key: codeMark + by, Common: true}}
+	}
 }
 
 // inWords returns an outcome in words.

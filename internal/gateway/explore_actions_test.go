@@ -26,7 +26,10 @@ type scene struct {
 	sources []netip.Addr
 	ports   []uint16 // that are touched
 	may     map[string]int
-	prefix  []step // every trip begins with it
+	says    []string // what is said at the club, each after who says it
+	members []string // whom operators lock out
+	lists   []string // what the list of members can become
+	prefix  []step   // every trip begins with it
 	depth   int
 	actions []action
 }
@@ -118,7 +121,7 @@ func (sc *scene) allActions() []action {
 		as = append(as, action{fmt.Sprintf("%s knocks with a mark", a), "mark", lives, func(t *trip) { t.knockFirst(a) }})
 		as = append(as, sc.orders(a.String())...)
 	}
-	as = append(as, sc.orders("any")...)
+	as = append(append(as, sc.orders("any")...), sc.sayings()...)
 	for name := range sc.files {
 		as = append(as, action{"the file becomes " + name, "file", func(t *trip) bool { return t.file != name },
 			func(t *trip) { t.becomesFile(name) }})

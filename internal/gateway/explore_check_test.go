@@ -59,6 +59,7 @@ func (o *oracle) check(s *control.Status, healed, saved bool) string {
 		d.follow(o.m, sd, say)
 		if healed {
 			o.checkGrants(sd, say)
+			o.keptPromises(sd, say)
 			d.healed()
 		}
 	}
@@ -191,7 +192,7 @@ func read(trail []audit.Record) map[string]*told {
 			}
 			d.grants[r.Source][r.By] = *r.Until
 		case audit.EventRevoked, audit.EventExpired:
-			delete(d.grants, r.Source)
+			d.endsFor(r)
 		case audit.EventOpened:
 			d.state = "open"
 		case audit.EventDark, audit.EventFailsafe:
@@ -208,6 +209,15 @@ func read(trail []audit.Record) map[string]*told {
 		}
 	}
 	return doors
+}
+
+// endsFor reads a record of a grant's end: of all of it, or of what one member of the club
+// had of it.
+func (d *told) endsFor(r audit.Record) {
+	if delete(d.grants[r.Source], r.By); r.Event == audit.EventRevoked && strings.HasPrefix(r.By, "club ") && len(d.grants[r.Source]) > 0 {
+		return
+	}
+	delete(d.grants, r.Source)
 }
 
 // penalised returns whose penalty a refusal is about: an IPv6 address stands for its /64.

@@ -50,7 +50,7 @@ type digest struct {
 var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
 	newer events touches sums store statusCache metricsCache measured work looks replies By stalls gaps gapLogged
-	hash differs ID Ended guesses countingSince recalled metered endedGrants darkBy callers sessionTable`)
+	hash differs ID Ended guesses countingSince recalled metered endedGrants darkBy callers sessionTable readAloud`)
 
 var (
 	timeType  = reflect.TypeFor[time.Time]()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -34,6 +35,9 @@ type model struct {
 	tasks   []task
 	notices []notice
 	early   bool // notices come before the end of the task that they are about
+
+	members   string // what the club's list has
+	overheard saying // what was said last, while the same daemon runs
 
 	points, crashAt int   // effects so far in this step; the one before which the daemon dies
 	ways, choices   []int // how many answers each question had; the answers to give
@@ -60,6 +64,7 @@ type watcher struct {
 type task struct {
 	kind string
 	run  func() event
+	read string // the list of members that it has read
 }
 
 // notice is news of a service that the gateway has not heard yet.
@@ -90,7 +95,7 @@ type rawTime struct {
 // clock returns what time.Now would.
 func (m *model) clock() time.Time {
 	t := m.now
-	const year1885 = -2682374400 // where the seconds of a time with a monotonic reading begin
+	const year1885 = -2682288000 // where the seconds of a time with a monotonic reading begin
 	w := t.Round(0).Add(m.wall)
 	(*rawTime)(unsafe.Pointer(&t)).wall = 1<<63 | uint64(w.Unix()-year1885)<<30 | uint64(w.Nanosecond())
 	return t
@@ -128,6 +133,8 @@ func (m *model) world() World {
 		f := m.files[name]
 		return f.config, f.text, f.err
 	}
+	w.KnockFile = func(knock.File) ([]byte, error) { return []byte(m.members), nil }
+	w.Stamp = func(string) string { return m.members }
 	return w
 }
 
@@ -167,8 +174,9 @@ func (m *model) lets(name string, a netip.Addr) (end time.Time, ok bool) {
 
 // marked reports whether the mark of a knock is on disk.
 func (m *model) marked(key string) bool {
-	_, ok := m.marks[markKey{"ssh", "sealed", key}]
-	return ok
+	_, ofDoor := m.marks[markKey{"ssh", "sealed", key}]
+	_, ofClub := m.marks[markKey{"", "club", key}]
+	return ofDoor || ofClub
 }
 
 // fileOf returns the name of the file with a text.

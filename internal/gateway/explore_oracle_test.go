@@ -29,6 +29,12 @@ type oracle struct {
 	lapsing         bool // nobody kept the configuration, which is being rolled back
 	failed          bool // the fence could not be raised since then
 	raising         bool // something is being done at the fence
+
+	members  []string        // of the club, as they were read last
+	locked   map[string]bool // those who are locked out, or may be
+	onDisk   map[string]bool // of these, those of whom it was answered that they are
+	spent    map[string]bool // codes that have opened
+	troubled bool            // this daemon's disk has been full or slow
 }
 
 // owed is what is owed at one door.
@@ -59,6 +65,9 @@ type leave struct {
 	spent  bool   // by a connection, at a door of single use
 	found  bool   // the kernel was asked since: its answer will show that
 	mark   string // that must be on disk before, "" for none
+	member string // of the club, whose it is, "" for nobody's
+
+	promised time.Time // until when they were told to get in, zero for never
 }
 
 func newOwed(c config.Door) *owed {
@@ -162,8 +171,8 @@ func (o *oracle) given(l grantKey, end time.Time) string {
 	}
 	for i := range d.leaves[who] {
 		e := &d.leaves[who][i]
-		if e.mark != "" && !o.m.marked(e.mark) {
-			continue // a restart would let the same knock in again
+		if !o.counts(*e) {
+			continue
 		}
 		e.found = false // the answer that is to come is about an earlier grant
 		if !e.used {
@@ -185,6 +194,12 @@ func (o *oracle) given(l grantKey, end time.Time) string {
 			end.Sub(o.m.now), end.Sub(latest))
 	}
 	return ""
+}
+
+// counts reports whether a leave lets anybody in: not while its mark is not on disk, since a
+// restart would let the same knock in again, and not when who has it may not knock any more.
+func (o *oracle) counts(l leave) bool {
+	return (l.mark == "" || o.m.marked(l.mark)) && (l.used || l.member == "" || !o.barred(l.member))
 }
 
 // noticed notes what a look found. Somebody who was in at the look before may have stayed
@@ -261,7 +276,7 @@ func (o *oracle) down(saved bool) {
 		for who, ls := range d.leaves {
 			ls = slices.DeleteFunc(ls, func(l leave) bool { return !l.used })
 			for i := range ls {
-				ls[i].over = false // if the kernel did not hear of it, a restart has forgotten it
+				d.outlives(o.m, who, &ls[i])
 			}
 			d.leaves[who] = ls
 		}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/doorward/doorward/internal/race"
 )
 
 var (
@@ -64,10 +66,36 @@ func scenes() []*scene {
 		{name: "the article", files: only(article), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001, 59002},
 			may: may("start 1 kill 1 crash 1 wait 4 touch 3 task 9 news 9 due 3 arm 1"), prefix: started, depth: 6},
 	}
+	all = append(all, clubScenes()...)
 	for _, sc := range all {
 		sc.actions = sc.allActions()
 	}
 	return all
+}
+
+// clubScenes are about who knocks, and may not any more.
+func clubScenes() []*scene {
+	bare := strings.NewReplacer("[door.ssh.service]", "", `unit = "ssh.service"`, "", "journal", "off").Replace(oneTouch(exploredDoor))
+	both := clubDoor(bare, "ssh") + clubDoor(exploredWeb, "web")
+	return []*scene{
+		{name: "members", files: only(both), sources: []netip.Addr{alice},
+			says: []string{"192.0.2.2 ssh open ann", "192.0.2.2 web open briefly ann", "192.0.2.9 ssh only ann", "192.0.2.2 ssh close ann",
+				"192.0.2.2 ssh open bea"},
+			members: []string{"ann"}, lists: []string{"bea", "ann bea"},
+			may:    may("start 1 kill 1 crash 1 wait 2 say 8 again 1 lock 1 members 1 upkeep 1 task 9 refuse 1"),
+			prefix: entered("192.0.2.2 ssh open ann", "192.0.2.2 ssh open bea", "time passes until just after", "192.0.2.2 web open briefly ann"), depth: 6},
+		{name: "codes", files: only(both), sources: []netip.Addr{alice},
+			says:    []string{"192.0.2.2 ssh code cod", "192.0.2.9 web code cod", "192.0.2.2 ssh open bea", "192.0.2.2 ssh close cod"},
+			members: []string{"cod"}, lists: []string{"bea"},
+			may:    may("start 1 kill 1 crash 1 wait 1 due 1 hang 2 say 4 again 2 lock 1 members 1 task 9 disk 2"),
+			prefix: entered(), depth: 6},
+		{name: "members of before", files: only(both), sources: []netip.Addr{alice},
+			says:    []string{"192.0.2.2 ssh code cod", "192.0.2.2 web open ann", "192.0.2.2 web open bea", "192.0.2.9 ssh code cod"},
+			members: []string{"ann"}, lists: []string{"bea"},
+			may: may("start 3 kill 2 crash 1 wait 1 clock 1 upkeep 1 say 6 again 1 lock 1 members 1 task 9 disk 1 refuse 1"),
+			prefix: append(entered("192.0.2.2 ssh code cod", "192.0.2.2 web open ann", "192.0.2.2 web open bea"),
+				step{do: "the daemon is killed"}), depth: 6},
+	}
 }
 
 func only(text string) map[string]file { return texts(map[string]string{"ssh": text}) }
@@ -203,6 +231,8 @@ func (t *trip) variants(s step, crashes bool) []step {
 }
 
 func TestExplore(t *testing.T) {
+	race.Skip(t) // the explorer's gateways have no goroutines that share anything
+	t.Cleanup(withClub())
 	for _, sc := range scenes() {
 		t.Run(sc.name, func(t *testing.T) {
 			begun := time.Now()
@@ -219,6 +249,10 @@ func TestExplore(t *testing.T) {
 	}
 }
 
+// exploredStates is how many states of each scene are visited, unless
+// DOORWARD_EXPLORE says otherwise.
+const exploredStates = 1150
+
 // atMost returns how many states of a scene are visited.
 func atMost() int {
 	if n, err := strconv.Atoi(os.Getenv("DOORWARD_EXPLORE")); err == nil {
@@ -231,6 +265,9 @@ func atMost() int {
 func TestTheModelsClock(t *testing.T) {
 	m := newModel(nil)
 	before := m.clock()
+	if !before.Equal(m.now) || !before.Round(0).Equal(m.now.Round(0)) {
+		t.Errorf("without a step the clock is at %v, want %v", before, m.now)
+	}
 	m.now = m.now.Add(time.Second)
 	m.wall = -time.Hour
 	after := m.clock()

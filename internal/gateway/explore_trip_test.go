@@ -56,8 +56,10 @@ type trip struct {
 // travel makes a trip of steps. The caller ends it.
 func travel(sc *scene, steps []step) *trip {
 	m := newModel(sc.files)
-	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
+	t := &trip{model: m, scene: sc, left: maps.Clone(sc.may)}
+	t.oracle = &oracle{m: m, locked: map[string]bool{}, onDisk: map[string]bool{}, spent: map[string]bool{}}
 	m.file = "ssh" // the file that there is when the machine boots
+	m.members = "ann bea cod"
 	m.gives = func(k grantKey, end time.Time) {
 		if before, ok := m.grants[k]; !ok || !m.now.Before(before) {
 			m.since[k] = m.now
@@ -125,6 +127,7 @@ func (t *trip) check() {
 		t.oracle.untold = false
 	}
 	t.oracle.raising = t.fenceTask() >= 0
+	t.oracle.troubled = t.oracle.troubled || t.full != nil || t.hangs
 	s := t.g.stateNow(t.clock())
 	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared && !t.oracle.raising, t.saved()))
 }
@@ -139,8 +142,13 @@ func (t *trip) dies() {
 	if t.g == nil {
 		return
 	}
+	t.answers() // that may have been sent
+	if !t.saved() {
+		t.oracle.unsaid()
+	}
 	t.end()
 	t.g.tasks.Wait()
+	t.overheard = saying{}
 	t.g, t.watched, t.tasks, t.notices, t.listening, t.held, t.flushed = nil, nil, nil, nil, nil, nil, false
 	t.refuses, t.hangs, t.drags, t.commit, t.waits, t.raised = 0, false, false, nil, nil, nil
 	t.oracle.down(t.whole && t.full == nil)
@@ -153,9 +161,10 @@ func (t *trip) start() {
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
 	g.beside = func(func()) {} // nothing follows from who is in
-	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
+	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{kind: t.kindOf(), run: run})) }
 	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.rebooted)
+	t.found(t.oracle.membersUp())
 	clear(t.since)
 	err := g.begin()
 	if t.opened > 0 && !t.guardedFirst && t.files[t.file].err == nil {
@@ -165,6 +174,7 @@ func (t *trip) start() {
 		t.found(fmt.Sprintf("the gateway does not start: %v", err))
 		return
 	}
+	t.tells()
 	t.quiet()
 	t.meet()
 }
@@ -174,7 +184,11 @@ func (t *trip) start() {
 func (t *trip) begins(x task) task {
 	if strings.HasPrefix(x.kind, fenceTask) && t.drags && t.choose(2) == 1 {
 		answer := x.run()
-		return task{x.kind + ", done", func() event { return answer }}
+		return task{kind: x.kind + ", done", run: func() event { return answer }}
+	}
+	if strings.HasPrefix(x.kind, "readFiles") {
+		answer := x.run()
+		return task{x.kind, func() event { return answer }, t.members}
 	}
 	asks := strings.HasPrefix(x.kind, "askNext")
 	if !asks && !strings.HasPrefix(x.kind, "list") {
@@ -188,7 +202,7 @@ func (t *trip) begins(x task) task {
 		held = append(held, fmt.Sprint(l))
 	}
 	slices.Sort(held)
-	return task{x.kind + " with " + strings.Join(held, ", "), func() event { return answer }}
+	return task{kind: x.kind + " with " + strings.Join(held, ", "), run: func() event { return answer }}
 }
 
 // kindOf names the function that asked for a task, and what its services are to do.
@@ -257,6 +271,7 @@ func (t *trip) once(e event) {
 			t.oracle.lapse()
 		}
 	})
+	t.answers()
 	t.meet()
 	if next := t.g.next(); !next.After(t.clock()) {
 		t.found(fmt.Sprintf("spin: the next turn is due %v ago", t.clock().Sub(next)))
@@ -278,6 +293,9 @@ func (t *trip) complete(i int) {
 	})
 	if strings.HasPrefix(x.kind, "askNext") && t.g.fenceProblem == "" {
 		t.oracle.answered()
+	}
+	if strings.HasPrefix(x.kind, "readFiles") {
+		t.list(x.read)
 	}
 }
 

@@ -135,6 +135,26 @@ func TestARestartKeepsAnOpenDoor(t *testing.T) {
 	})
 }
 
+// What a knock has earned lasts over a restart for as long as it was said to, also at a
+// door that was opened by an earlier one: the door goes dark no sooner for the restart.
+func TestARestartKnowsOfTheLatestKnock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, strings.Replace(sshDoor, "logins = \"journal\"", "logins = \"journal\"\nidle = \"1m\"", 1))
+		r.touch(visitor, 59000, 59002)
+		time.Sleep(50 * time.Second)
+		r.touch(visitor, 59000, 59002)
+		r.stop()
+		r = restart(t, m, path)
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		r.wantState("open")
+		if got := r.status(); len(got.Grants) != 1 || time.Until(got.Grants[0].Expires) != 10*time.Second {
+			t.Errorf("grants 20 s after the knock: %v, want one that lasts another 10 s", got.Grants)
+		}
+	})
+}
+
 func TestAfterARebootAllIsDark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)

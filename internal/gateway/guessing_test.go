@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/race"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -179,8 +180,9 @@ func best(k touch.Rule, ways ...attack) outcome {
 // TestGuessing computes what guessing costs with the real door and recogniser, and
 // compares it with what is promised and with the table in docs/THREATS.md.
 func TestGuessing(t *testing.T) {
-	if raceEnabled || os.Getenv("DOORWARD_MUTANT") != "" {
-		t.Skip("takes too long with the race detector, and it has no goroutines; mutants are hunted by quicker tests")
+	race.Skip(t)
+	if os.Getenv("DOORWARD_MUTANT") != "" {
+		t.Skip("mutants are hunted by quicker tests")
 	}
 	proposed := touch.Proposed()
 	for i := range proposed.Listen {

@@ -104,7 +104,7 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		want(t, "warnings when it can be used again", warnings(), []string{doors})
 		c.members("", nil)
 		want(t, "warnings about what it has", warnings(), []string{doors, "the club has no members"})
-		want(t, "what the kind was told", kept.fed, []string{"alice bob", `"/members" belongs to mallory`, "alice bob", ""})
+		want(t, "what the kind was told", kept.readAloud, []string{"alice bob", `"/members" belongs to mallory`, "alice bob", ""})
 	})
 }
 
@@ -584,6 +584,7 @@ func TestRulesInUse(t *testing.T) {
 		want(t, "rules of the new one", rules(), []string{"ssh /others", "web /others"})
 		want(t, "answer to carol", c.says(visitor, "web open carol"), "web: open for 30s")
 		c.order(control.ApplyRequest{Action: "undo"})
+		synctest.Wait()
 		want(t, "rules of the old one", rules(), []string{"ssh /members", "web /members"})
 		want(t, "answer to bob", c.says(visitor, "web open bob"), "web: open for 30s")
 	})

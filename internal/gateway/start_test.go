@@ -47,6 +47,17 @@ func TestTheFenceComesBeforeItsWatch(t *testing.T) {
 	}
 }
 
+// A fence that nobody else can change is not watched.
+func TestAnOwnedFenceIsNotWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.owned, m.unwatched = true, errors.New("it was watched")
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		r.wantState("open")
+	})
+}
+
 // A table that is there guards already. A file that was rolled back must not change it:
 // the grants of the doors in use would be lost.
 func TestAFileThatWasRolledBackCostsNoGrants(t *testing.T) {

@@ -39,10 +39,6 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
-	marks := d.marks(k.conf.Kind, v.Marks)
-	for _, m := range marks {
-		d.gw.marks.keep(m)
-	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
 	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
 	if v.AtMost > 0 {
@@ -53,11 +49,14 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		cannot = d.cannot(right, v)
 	}
 	if cannot != "" && v.Undo != nil {
-		v.Undo() // nothing of it is on its way to the disk
-		marks, v.Notes = nil, nil
+		v.Marks, v.Notes = v.Undo(), nil
+	}
+	marks := d.marks(k.conf.Kind, v.Marks)
+	for _, m := range marks {
+		d.gw.marks.keep(m)
 	}
 	d.note(right, v)
-	if v.Right && v.First && !v.Close && cannot == "" {
+	if v.Right && v.First && !v.Close && cannot == "" && len(marks) > 0 {
 		d.knockFirst(right, marks, v)
 		return
 	}
@@ -197,8 +196,12 @@ func (d *guarded) closes(now time.Time, k door.Knock, v knock.Verdict) {
 	d.tellLater(v, k, knock.Outcome{Closed: true})
 }
 
-// endElsewhere ends what somebody's knocks have earned at other addresses.
+// endElsewhere ends what somebody's knocks have earned at other addresses. Most have
+// nothing there, and then no grants are walked through.
 func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
+	if !d.door.Elsewhere(k.Source, k.By) {
+		return
+	}
 	d.gw.endPartiesOn(now, &partyEnd{
 		of:   door.Withdrawal{Party: k.By, At: elsewhereThan(k.Source), Reason: "a knock from " + door.SourceString(k.Source) + " takes its place"},
 		then: func(time.Time, int) {}, doors: []string{d.name()},

@@ -41,6 +41,7 @@ type machine struct {
 	changed   chan struct{}
 	broken    error         // why the fence cannot be changed
 	unwatched error         // why it cannot be watched
+	owned     bool          // nobody else can change it
 	refuses   int           // how many changes of the fence fail
 	fullDoor  string        // a door that is full
 	halting   int           // how many changes of doors halt half-way
@@ -375,7 +376,7 @@ func (k *kernel) Check() error {
 }
 
 func (k *kernel) Refused() (map[string]uint64, error) { return nil, nil }
-func (k *kernel) Owned() bool                         { return false }
+func (k *kernel) Owned() bool                         { return k.owned }
 
 func (k *kernel) Watch(context.Context) (<-chan struct{}, error) {
 	k.mu.Lock()

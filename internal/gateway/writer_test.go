@@ -311,22 +311,32 @@ func TestMarksAreFirst(t *testing.T) {
 	})
 }
 
-// The kind is told of a knock whose marks cannot be saved, and of no other.
+// The kind is told of a knock whose marks cannot be saved, and of no other; what it says
+// takes their place when the disk accepts what it was given.
 func TestTheKindLearnsWhatIsUnsaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r, _ := runSlowly(t, m, configPath(t), sshDoor)
 		unsaved := 0
+		before := knock.Mark{Key: mark.Key, Value: []byte("as before")}
 		for n, full := range []error{nil, errors.New("no space left on device"), nil} {
 			m.do(func() { m.full = full })
 			r.post(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(visitor), By: "sealed", Reason: "right"}, []store.Mark{mark},
-					knock.Verdict{Right: true, Undo: func() []knock.Mark { unsaved++; return nil }})
+					knock.Verdict{Right: true, Undo: func() []knock.Mark { unsaved++; return []knock.Mark{before} }})
 			})
 			time.Sleep(slowDisk)
 			synctest.Wait()
 			if want := min(n, 1); unsaved != want {
 				t.Errorf("after knock %d, with %v, the kind was told %d times, want %d", n+1, full, unsaved, want)
+			}
+			m.do(func() { m.full = nil })
+			time.Sleep(upkeepInterval)
+			synctest.Wait()
+			var got string
+			m.do(func() { got = string(m.marks[markKey{mark.Door, mark.Knock, mark.Key}]) })
+			if want := []string{"seen", "as before", "seen"}[n]; got != want {
+				t.Errorf("after knock %d, when the disk can be written, its mark is %q, want %q", n+1, got, want)
 			}
 		}
 	})

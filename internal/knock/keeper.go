@@ -69,9 +69,9 @@ type Use struct {
 	Rule Rule
 }
 
-// Sharer is a Rule that may hear at a place where another rule of its kind, a Keeper,
-// hears, of the same door or of another. The gateway hands what is heard there to the
-// door that it names (Heard.Door).
+// Sharer is a Rule that may hear at a place where a rule of its kind, a Keeper, hears at
+// another door. The gateway hands what is heard there to the door that it names
+// (Heard.Door).
 type Sharer interface {
 	Rule
 	// Shares says why this rule cannot hear where another of its kind does, as what is wrong

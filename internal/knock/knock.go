@@ -214,9 +214,9 @@ type Verdict struct {
 	Undo func() []Mark
 	// Answer makes the answer to a knock, which goes the way of Path, when what that led
 	// to has happened; nil for silence. It is called from another goroutine than the
-	// Recogniser: so many are answered in a second and no more. It is called once, or
-	// twice, one after the other, for a grant that waits for the service: when it waits,
-	// and when it is given or never will be. A wrong knock, and one that is refused, is
+	// Recogniser; of those that are not Proven, so many are answered in a second and no
+	// more. It is called once, or twice, one after the other, for a grant that waits for the
+	// service: when it waits, and when it is given or never will be. A wrong knock, and one that is refused, is
 	// answered only where Proven, and then with no more than came: else anybody could have
 	// the gateway send something to anybody.
 	Answer func(Outcome) []byte

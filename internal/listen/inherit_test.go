@@ -173,7 +173,9 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 	stop, got := make(chan struct{}), make(chan string, 1)
 	end := sync.OnceFunc(func() { close(stop) })
 	defer end()
-	go s.gateway.Do(func() error { got <- grab(stop, 59000, 59001); return nil })
+	tried := make(chan struct{})
+	go s.gateway.Do(func() error { got <- grab(stop, tried, 59000, 59001); return nil })
+	<-tried
 	for range 200 {
 		s.touch(t, gateway4+":59000") // leaves an ended connection behind
 		if err := s.setAll(Ports{Open: []uint16{59001}, Shut: []uint16{59000}}); err != nil {
@@ -215,19 +217,18 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 }
 
 // grab tries until stop, as another user, to bind the ports in every way, and
-// says what worked.
-func grab(stop <-chan struct{}, ports ...uint16) string {
+// says what worked. It closes tried once it has tried all, or will try no more.
+func grab(stop <-chan struct{}, tried chan<- struct{}, ports ...uint16) string {
+	once := sync.OnceFunc(func() { close(tried) })
+	defer once()
 	// A socket belongs to the user that its thread has for file systems (sock_alloc in
 	// net/socket.c); the thread is not used again.
 	if err := unix.Setfsuid(65534); err != nil {
 		return err.Error()
 	}
-	for tried := 0; ; tried++ {
+	for round := 0; ; round++ {
 		select {
 		case <-stop:
-			if tried == 0 {
-				return "no chance to try"
-			}
 			return ""
 		default:
 		}
@@ -236,11 +237,12 @@ func grab(stop <-chan struct{}, ports ...uint16) string {
 				&unix.SockaddrInet4{Port: int(p), Addr: [4]byte{127, 0, 0, 1}}} {
 				for options := range 4 {
 					if bindAs([]int{unix.AF_INET6, unix.AF_INET, unix.AF_INET}[i], at, options) {
-						return fmt.Sprintf("%d/tcp with address %d, options %d, at try %d", p, i, options, tried)
+						return fmt.Sprintf("%d/tcp with address %d, options %d, at try %d", p, i, options, round)
 					}
 				}
 			}
 		}
+		once()
 	}
 }
 

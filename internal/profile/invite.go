@@ -160,6 +160,7 @@ func (r *reader) name() string { return string(r.bytes(int(r.number(1)))) }
 var (
 	names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 	hosts = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?$`)
+	zones = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,15}$`) // IFNAMSIZ of net/if.h, and its zero
 )
 
 // CheckName says why something cannot be the name of a profile or a door.
@@ -183,9 +184,12 @@ func NameFor(hosts []string) string {
 	return "gateway"
 }
 
-// CheckHost says why something cannot be a gateway's host.
+// CheckHost says why something cannot be a gateway's host. One that can is also harmless in
+// a command of a shell's, and in a line of ssh_config(5) but for the % of an address with a
+// zone, of which netip takes any text.
 func CheckHost(host string) error {
-	if _, err := netip.ParseAddr(host); err == nil {
+	a, err := netip.ParseAddr(host)
+	if err == nil && zones.MatchString(a.Zone()) {
 		return nil
 	}
 	if len(host) > longestHost || !hosts.MatchString(host) {

@@ -7,19 +7,21 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/gofrs/flock"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/seal"
 )
 
@@ -106,7 +108,7 @@ func (d Directory) Load(name string) (p Profile, err error) {
 		return p, err
 	}
 	path := d.Path(name)
-	text, err := read(path)
+	text, err := files.ReadPrivate(path, largestFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, fmt.Errorf("%w: %q (%s)", ErrNone, name, path)
 	}
@@ -118,29 +120,6 @@ func (d Directory) Load(name string) (p Profile, err error) {
 	}
 	p.Name = name
 	return p, nil
-}
-
-// read reads a file that only its owner may read.
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
-	case info.Size() > largestFile:
-		return nil, fmt.Errorf("%s has %d bytes: allowed are %d", path, info.Size(), largestFile)
-	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s has a secret and can be read by others (mode %#o): chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	text := make([]byte, info.Size())
-	n, err := f.ReadAt(text, 0)
-	return text[:n], err
 }
 
 // parse reads a profile's text.
@@ -233,8 +212,8 @@ func checkPorts(of map[string][]string) error {
 func (k Key) check() error {
 	n := 0
 	for i, s := range []string{k.Agent, k.File, k.Secret, k.Certificate} {
-		if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			return fmt.Errorf("key: %q: allowed is text without control characters", s)
+		if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return fmt.Errorf("key: %q: allowed is UTF-8 without control characters", s)
 		}
 		if s != "" && i < 3 {
 			n++
@@ -360,9 +339,14 @@ func (d Directory) Names() ([]string, error) {
 	return names, nil
 }
 
+// counterAhead is how far a single packet's number may be ahead of the gateway's clock
+// (docs/PROTOCOL.md, 20).
+const counterAhead = 5 * time.Minute
+
 // Counter returns the number of a profile's next single packet: microseconds since 1970, or
 // more if that would not be higher than the one before. It is on disk when Counter
-// returns; several programs may call it at once.
+// returns; several programs may call it at once. A number that no gateway would take is an
+// error: the clock was ahead.
 func (d Directory) Counter(name string, now time.Time) (uint64, error) {
 	if err := CheckName(name); err != nil {
 		return 0, err
@@ -379,6 +363,10 @@ func (d Directory) Counter(name string, now time.Time) (uint64, error) {
 		last, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("count a single packet: %s has no number: delete it if the clock is right", path)
+		}
+		if last >= next+uint64(counterAhead.Microseconds()) {
+			return 0, fmt.Errorf("count a single packet: the last one was of %s, and a gateway takes none that is more than %v ahead of its clock: once this machine's is right, delete %s",
+				time.UnixMicro(int64(min(last, math.MaxInt64))).UTC().Format(time.RFC3339), counterAhead, path)
 		}
 		next = max(next, last+1)
 	case !errors.Is(err, fs.ErrNotExist):

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -136,22 +135,6 @@ func TestBadProfiles(t *testing.T) {
 		if _, err := dir.Load("gate"); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: %v, want %q", tt.new, err, tt.want)
 		}
-	}
-}
-
-func TestAFileThatOthersCanReadIsRefused(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no modes there")
-	}
-	dir := Directory(t.TempDir())
-	if err := dir.Save(sample(t), false); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir.Path("gate"), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := dir.Load("gate"); err == nil || !strings.Contains(err.Error(), "chmod 600 "+dir.Path("gate")) {
-		t.Error(err)
 	}
 }
 

@@ -24,10 +24,10 @@ type Gateway struct {
 	pool  sync.Pool   // *scratch
 }
 
-// door is the envelopes of one profile secret.
+// door is the envelopes of one profile secret, and HPKE's infos with each identity.
 type door struct {
-	secret  Profile
-	in, out *envelope
+	in, out       *envelope
+	hello, single [][]byte
 }
 
 // NewGateway returns the side of a gateway that has the identities and profile secrets,
@@ -37,7 +37,12 @@ func NewGateway(identities []*Identity, profiles []Profile, single bool, from *G
 	g := &Gateway{identities: identities, single: single, began: now, keys: new(atomic.Pointer[epoch]), turn: new(sync.Mutex)}
 	g.pool.New = func() any { return new(scratch) }
 	for _, p := range profiles {
-		g.profiles = append(g.profiles, door{p, newEnvelope(p, toGateway), newEnvelope(p, toVisitor)})
+		d := door{in: newEnvelope(p, toGateway), out: newEnvelope(p, toVisitor)}
+		for _, id := range identities {
+			d.hello = append(d.hello, hpkeInfo("hello", p, id.fingerprint))
+			d.single = append(d.single, hpkeInfo("single", p, id.fingerprint))
+		}
+		g.profiles = append(g.profiles, d)
 	}
 	if from != nil {
 		g.began, g.keys, g.turn = from.began, from.keys, from.turn
@@ -185,14 +190,18 @@ func (g *Gateway) Open(from netip.Addr, now time.Time, d []byte) (reply []byte, 
 
 // challenge answers a hello.
 func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Addr, now time.Time) []byte {
-	n := map[Suite]int{Hybrid: encHybrid, X25519: encX25519}[s]
+	n := encX25519
+	if s == Hybrid {
+		n = encHybrid
+	}
 	b, ok := split(body, n+cookieSize+keySize+sealExtra)
 	if !ok {
 		return nil
 	}
-	enc := encOf(append(slices.Clone(b[:saltSize]), b[saltSize+cookieSize:n+cookieSize]...))
+	// As encOf, but with the cookie within the point.
+	enc := slices.Concat(b[keySize+cookieSize:n+cookieSize], b[:saltSize], b[saltSize+cookieSize:keySize+cookieSize])
 	sealed := b[n+cookieSize:]
-	id, r, visitors := g.openHPKE(p, "hello", s, k, enc, sealed)
+	id, r, visitors := g.openHPKE(p.hello, s, k, enc, sealed)
 	if id == nil || len(visitors) != keySize {
 		return nil
 	}
@@ -213,11 +222,11 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	return p.out.datagram(challenge, text, sizes[challenge][0])
 }
 
-// openHPKE opens what was sealed to one of the identities, and says to which; nil for
-// none.
-func (g *Gateway) openHPKE(p *door, purpose string, s Suite, k kind, enc, sealed []byte) (*Identity, *hpke.Recipient, []byte) {
-	for _, id := range g.identities {
-		r, err := hpke.NewRecipient(enc, id.keys[s], kdf, gcm, hpkeInfo(purpose, p.secret, id.fingerprint))
+// openHPKE opens what was sealed to one of the identities, of which each has its info, and
+// says to which; nil for none.
+func (g *Gateway) openHPKE(infos [][]byte, s Suite, k kind, enc, sealed []byte) (*Identity, *hpke.Recipient, []byte) {
+	for i, id := range g.identities {
+		r, err := hpke.NewRecipient(enc, id.keys[s], kdf, gcm, infos[i])
 		if err != nil {
 			continue
 		}

@@ -56,10 +56,10 @@ func ecdhShared(own *ecdh.PrivateKey, peer []byte) ([]byte, error) {
 // since the first 16 bytes of the body are not masked. Those of a ciphertext of ML-KEM are
 // not uniformly random: its numbers are compressed from 3329 values to 1024 (FIPS 203,
 // section 4.2.1).
-func onWire(enc []byte) []byte {
-	point := len(enc) - keySize
-	return slices.Concat(enc[point:], enc[:point])
-}
+func onWire(enc []byte) []byte { return turned(enc, len(enc)-keySize) }
 
 // encOf is the inverse of onWire.
-func encOf(sent []byte) []byte { return slices.Concat(sent[keySize:], sent[:keySize]) }
+func encOf(sent []byte) []byte { return turned(sent, keySize) }
+
+// turned has the first n bytes of b after the others.
+func turned(b []byte, n int) []byte { return slices.Concat(b[n:], b[:n]) }

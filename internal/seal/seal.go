@@ -48,6 +48,7 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
 )
@@ -214,9 +215,7 @@ func (e *envelope) xor(dst, src, salt []byte, scratch *[2 * aes.BlockSize]byte) 
 	copy(counter, salt)
 	for at := 0; at < len(src); at += aes.BlockSize {
 		e.mask.Encrypt(stream, counter)
-		for i := at; i < min(at+aes.BlockSize, len(src)); i++ {
-			dst[i] = src[i] ^ stream[i-at]
-		}
+		subtle.XORBytes(dst[at:], src[at:], stream)
 		for i := len(counter) - 1; i >= 0; i-- {
 			if counter[i]++; counter[i] != 0 {
 				break

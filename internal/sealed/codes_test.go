@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -106,32 +107,92 @@ func TestAnInviteEnrolsOnce(t *testing.T) {
 	}
 }
 
+// overBoth is one knock with a code over two address families.
+func (s *site) overBoth(q seal.Request, w who) (all []knock.Verdict) {
+	s.t.Helper()
+	from := []netip.Addr{visitor, stranger}
+	first, second := s.begin(from[0]), s.begin(from[1])
+	a, b := first.Transcript(q, w.Credential), second.Transcript(q, w.Credential)
+	c := w.with(seal.Message(a, b))
+	for n, at := range []*seal.Visitor{first, second} {
+		d, err := at.Request(q, c, a, b, false)
+		s.must(err)
+		said, _, ok := s.opens(from[n], d)
+		if !ok {
+			s.t.Fatal("a request was not opened")
+		}
+		all = append(all, s.hear(from[n], said)...)
+	}
+	return all
+}
+
+// An invite to a door enrols a key for no other, whatever its other options say.
+func TestAnInviteIsForItsDoor(t *testing.T) {
+	panel := seal.Request{Action: seal.Open, Door: "panel"}
+	for options, opens := range map[string]bool{"": false, "one-address": false, `command="doors="`: false, `doors="web,panel"`: true, `Doors="panel"`: true} {
+		alice := newKey("alice")
+		s := newSite(t)
+		invite := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice", Door: "web", Options: options})
+		if v := s.asks(panel, alice.invited(invite.Code)); v.Right != opens {
+			t.Errorf("an invite to web with the options %q opens panel: %t, want %t", options, v.Right, opens)
+		}
+	}
+}
+
 // One use of a code may be over IPv4 and over IPv6, and no more.
 func TestACodeOverBothFamilies(t *testing.T) {
 	alice := newKey("alice")
 	s := newSite(t)
 	invite := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"})
-	w := alice.invited(invite.Code)
-	v4, v6 := s.begin(visitor), s.begin(stranger)
-	first, second := v4.Transcript(web, w.Credential), v6.Transcript(web, w.Credential)
-	c := w.with(seal.Message(first, second))
-	for n, at := range []*seal.Visitor{v4, v6} {
-		d, err := at.Request(web, c, first, second, false)
-		s.must(err)
-		from := visitor
-		if n == 1 {
-			from = stranger
-		}
-		said, _, ok := s.opens(from, d)
-		if !ok {
-			t.Fatal("a request was not opened")
-		}
-		if all := s.hear(from, said); len(all) != 1 || !all[0].Right {
-			t.Errorf("the invite over family %d: %+v", n+1, all)
-		}
+	all := s.overBoth(web, alice.invited(invite.Code))
+	if len(all) != 2 || !all[0].Right || !all[1].Right {
+		t.Errorf("the invite over both families: %+v", all)
 	}
 	if v := s.asks(web, alice.invited(invite.Code)); v.Right {
 		t.Errorf("the invite once more: %+v", v)
+	}
+}
+
+// A code is as good as new only if no part of its one use is on the disk.
+func TestAUseThatIsSavedInPart(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		unsaved  []int
+		restarts bool
+	}{
+		{"both", []int{0, 1}, false},
+		{"both, the second first", []int{1, 0}, false},
+		{"both, before a restart", []int{0, 1}, true},
+		{"the first", []int{0}, false},
+		{"the second", []int{1}, false},
+		{"the second, before a restart", []int{1}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			alice := newKey("alice")
+			s := newSite(t)
+			rescue := s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0])
+			invite := alice.invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code)
+			for _, w := range []who{rescue, invite} {
+				all := s.overBoth(web, w)
+				for _, n := range tt.unsaved { // but the disk accepts it in the end
+					for _, m := range all[n].Undo() {
+						s.save(m, "")
+					}
+				}
+			}
+			nothing := len(tt.unsaved) == 2
+			if tt.restarts {
+				s.restart(map[string]string{identityFile: identityText(7), keysFile: ""})
+			}
+			if v := s.asks(web, alice.who()); v.Right == nothing {
+				t.Errorf("the key of the invite: right is %t, want %t", v.Right, !nothing)
+			}
+			for what, w := range map[string]who{"rescue code": rescue, "invite": invite} {
+				if v := s.asks(web, w); v.Right != nothing {
+					t.Errorf("the %s again: right is %t, want %t", what, v.Right, nothing)
+				}
+			}
+		})
 	}
 }
 
@@ -353,6 +414,10 @@ func TestOrders(t *testing.T) {
 		{OrderInvite, InviteArgs{For: "x", Seconds: 1}, "an invite that lasts 1 seconds: allowed are 60 to 31622400 (366 days)"},
 		{OrderInvite, InviteArgs{For: "x", Seconds: -1}, "an invite that lasts -1 seconds: allowed are 60 to 31622400 (366 days)"},
 		{OrderInvite, InviteArgs{For: "x", Seconds: 1 << 62}, "an invite that lasts 4611686018427387904 seconds: allowed are 60 to 31622400 (366 days)"},
+		{OrderInvite, InviteArgs{For: "x", Options: "command=\"a\nb\""}, "options: there is a line break or a NUL in them: allowed is one line"},
+		{OrderInvite, InviteArgs{For: "x", Options: `command="` + strings.Repeat("x", 600) + `"`}, "the options have 610 bytes: allowed are 512, and fewer with many quotation marks; leave out what only sshd reads"},
+		{OrderInvite, InviteArgs{For: "x", Options: `command="` + strings.Repeat(`\"`, 240) + `"`}, "the options have 490 bytes: allowed are 512, and fewer with many quotation marks; leave out what only sshd reads"},
+		{OrderInvite, InviteArgs{For: "x", Key: alice.id(), Options: "one-address"}, "the key " + alice.id() + " is known already (/keys line 1), and an invite does not change its options: make it without"},
 		{OrderInvite, InviteArgs{For: "x", Door: "cellar"}, `door "cellar" has no sealed knock: allowed are web, panel`},
 		{OrderInvite, InviteArgs{For: "x", Key: "bob"}, `"bob" is no fingerprint: allowed is what ssh-keygen -l prints, "SHA256:" and 43 characters`},
 		{OrderRescue, RescueArgs{}, "0 rescue codes: allowed are 1 to 100"},

@@ -27,11 +27,12 @@ func readRule(t interface{ Fatalf(string, ...any) }, keys string) (Rule, error) 
 
 // A rule that is written is read as the same.
 func TestWrite(t *testing.T) {
-	path := rapid.SampledFrom([]string{"", "/etc/doorward/x", `/root/"my" file`})
+	secrets := rapid.SampledFrom([]string{"", "/etc/doorward/x", `/root/"my" file`})
+	revoked := rapid.SampledFrom([]string{"", "/etc/doorward/y", `/root/"your" file`})
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rule{
 			Port: rapid.Uint16Min(1).Draw(t, "port"), TCP: rapid.Bool().Draw(t, "tcp"), Identity: "/a", Keys: "/b",
-			Secrets: path.Draw(t, "secrets"), Revoked: path.Draw(t, "revoked"), OneWay: rapid.Bool().Draw(t, "one way"),
+			Secrets: secrets.Draw(t, "secrets"), Revoked: revoked.Draw(t, "revoked"), OneWay: rapid.Bool().Draw(t, "one way"),
 			MaxOpenFor: time.Duration(rapid.IntRange(1, 30*86400).Draw(t, "seconds")) * time.Second,
 		}
 		r.AnySource = r.OneWay && rapid.Bool().Draw(t, "any source")

@@ -20,6 +20,7 @@ const (
 // held is a file as it was fed last and could be used.
 type held struct {
 	digest
+	as   string
 	fed  bool // it has been fed, be it with an error
 	good bool // the digest is of the file
 }
@@ -35,8 +36,9 @@ type digest struct {
 	roster   roster               // of keys or secrets
 }
 
-// Uses are the files, of which the identity and the machines' secrets are secret. That there are no keys and no secrets is nothing
-// special: a door may have invited visitors alone.
+// Uses are the files, of which the identity and the machines' secrets are secret. That
+// there are no keys and no secrets is nothing special: a door may have invited visitors
+// alone.
 func (r Rule) Uses() []knock.File {
 	all := []knock.File{{Path: r.Identity, As: asIdentity, Secret: true}, {Path: r.Keys, As: asKeys, Absent: true}}
 	if r.Secrets != "" {

@@ -119,6 +119,23 @@ func TestFilesInEveryOrder(t *testing.T) {
 	})
 }
 
+// What one knock takes for a file of keys and another for what is revoked is read as the
+// first of them, and lets nobody in at the other.
+func TestOneFileIsOneThing(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t, alice.line(""))
+	r := s.uses[1].Rule.(Rule)
+	r.Keys, r.Revoked = "/others", keysFile
+	s.use(s.uses[0], knock.Use{Door: "panel", Rule: r})
+	s.feed("/others", alice.line(""))
+	if !s.opensFor(alice, "web") || s.opensFor(alice, "panel") {
+		t.Error("alice's key, which is in the file of one knock that has what is revoked at the other: want that it opens the first alone")
+	}
+	if all := s.kept.Use(s.now, s.uses); len(all) != 1 || all[0] != `/keys is keys of door "web" and revoked of door "panel", and the knock of the second opens nothing: give it a file of its own` {
+		t.Errorf("warnings are %q", all)
+	}
+}
+
 // A file that is not what it should be takes nothing back from whom it keeps out, gives
 // nothing, and says so.
 func TestFilesThatAreWrong(t *testing.T) {

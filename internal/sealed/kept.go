@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"fmt"
 	"io"
 	"time"
 
@@ -36,13 +37,39 @@ func (k *kept) Use(now time.Time, uses []knock.Use) []string {
 	k.uses = uses
 	files := make(map[string]*held)
 	for _, f := range k.Files() {
-		if files[f.Path] = k.files[f.Path]; files[f.Path] == nil {
-			files[f.Path] = new(held)
+		if files[f.Path] = k.files[f.Path]; files[f.Path] == nil || files[f.Path].as != f.As {
+			files[f.Path] = &held{as: f.As}
 		}
 	}
 	k.files = files
 	k.publish(now)
-	return nil
+	return k.twofold()
+}
+
+// twofold warns of files that are one thing to one knock and another to another, which is
+// the one who cannot use it.
+func (k *kept) twofold() (warnings []string) {
+	first := make(map[string]string) // the doors, by path
+	for _, u := range k.uses {
+		for _, f := range rule(u.Rule).Uses() {
+			if first[f.Path] == "" {
+				first[f.Path] = u.Door
+			}
+			if as := k.files[f.Path].as; as != f.As {
+				warnings = append(warnings, fmt.Sprintf("%s is %s of door %q and %s of door %q, and the knock of the second opens nothing: give it a file of its own",
+					f.Path, as, first[f.Path], f.As, u.Door))
+			}
+		}
+	}
+	return warnings
+}
+
+// file is what a file has that is something to a knock; nothing, if it is something else.
+func (k *kept) file(path, as string) *held {
+	if h := k.files[path]; h.as == as {
+		return h
+	}
+	return new(held)
 }
 
 // doors are those in use, and "".
@@ -77,7 +104,7 @@ func (k *kept) publish(now time.Time) {
 	rings := make(map[Rule]*credential.Ring) // by the files that they are of: many doors may have the same
 	for _, u := range k.uses {
 		r := rule(u.Rule)
-		id := k.files[r.Identity].identity
+		id := k.file(r.Identity, asIdentity).identity
 		if id == nil {
 			continue
 		}
@@ -113,12 +140,12 @@ func (k *kept) publish(now time.Time) {
 // ring returns who may knock by a rule; nil for nobody, as long as a file that takes the
 // right from somebody is not known.
 func (k *kept) ring(r Rule) *credential.Ring {
-	keys, secrets, revoked := k.files[r.Keys], &held{good: true}, &held{good: true}
+	keys, secrets, revoked := k.file(r.Keys, asKeys), &held{good: true}, &held{good: true}
 	if r.Secrets != "" {
-		secrets = k.files[r.Secrets]
+		secrets = k.file(r.Secrets, asSecrets)
 	}
 	if r.Revoked != "" {
-		revoked = k.files[r.Revoked]
+		revoked = k.file(r.Revoked, asRevoked)
 	}
 	if !revoked.good || !keys.fed || !secrets.fed && r.Secrets != "" {
 		return nil

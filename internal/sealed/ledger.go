@@ -32,8 +32,10 @@ type ledger struct {
 type code struct {
 	credential.Code
 	Made  time.Time
-	use   string    // the message of the knock that has used it; "" for none
-	since time.Time // when
+	use   string            // the message of the knock that has used it; "" for none
+	since time.Time         // when
+	parts int               // of that knock, one for each address family, that are or may still be saved
+	undo  func() knock.Mark // takes back what the use led to, when none of its parts counts; nil: nothing
 }
 
 // written is a code as its mark has it.

@@ -83,7 +83,7 @@ func (op *opener) Open(d knock.Datagram) (any, []byte, bool) {
 		return nil, reply, false
 	}
 	if k.Single == nil {
-		if answer, again := op.used.again(k, d.Time); again {
+		if answer, again := op.used.again(k, d.Path.From.Addr().WithZone(""), o.gateway.Newest(), d.Time); again {
 			return nil, answer, false
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	mostEnrolled = 10_000
 	mostListed   = 1000
 	longestLine  = 1024             // of an enrolled key, which is a mark
+	mostOptions  = 512              // bytes of an invite's, so that there is room for its key
 	mostCounters = 2 * mostEnrolled // of single packets
 )
 
@@ -185,6 +186,9 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 	if made.Options, err = doorOptions(a.Options, a.Door); err != nil {
 		return reply, err
 	}
+	if len(a.Options) > mostOptions || len(made.mark(inviteMark).Value) > longestLine {
+		return reply, wrong("", "the options have %d bytes: allowed are %d, and fewer with many quotation marks; leave out what only sshd reads", len(a.Options), mostOptions)
+	}
 	reply = id.invite(u, made.Expires)
 	reply.OneWay, reply.AnySource = a.OneWay, a.OneWay && rule(u.Rule).AnySource
 	if a.Key != "" {
@@ -193,7 +197,10 @@ func (c *call) invite(a InviteArgs) (reply Invite, err error) {
 			return reply, wrong("ssh-keygen -l -f FILE.pub", "%v", err)
 		}
 		made.Key = &f
-		if _, known := c.find(f.String()); known == nil {
+		if e, unknown := c.find(f.String()); unknown == nil {
+			if a.Options != "" {
+				return reply, wrong("doorward keys list --json", "the key %s is known already (%s), and an invite does not change its options: make it without", f, e.Origin)
+			}
 			reply.Bound = true
 			c.note("made an invite for %s, whose key %s is known", name, f)
 			return reply, nil
@@ -229,16 +236,17 @@ func (c *call) keep(codes map[string]*code, made *code, kind string) {
 // short is what people call a code by.
 func (c *code) short() string { return hex.EncodeToString(c.Hash[:4]) }
 
-// doorOptions reads options, to which a door is added.
-func doorOptions(text, door string) (*credential.Options, error) {
-	if door != "" && !strings.Contains(text, "doors=") {
-		text = strings.TrimPrefix(text+`,doors="`+door+`"`, ",")
+// doorOptions reads options, to which a door is added unless they name some.
+func doorOptions(text, door string) (o *credential.Options, err error) {
+	if text != "" {
+		if o, err = credential.ParseOptions(text); err != nil {
+			return nil, wrong("", "options: %v", err)
+		}
 	}
-	if text == "" {
-		return nil, nil
+	if door == "" || o != nil && o.Doors != nil {
+		return o, nil
 	}
-	o, err := credential.ParseOptions(text)
-	if err != nil {
+	if o, err = credential.ParseOptions(strings.TrimPrefix(text+`,doors="`+door+`"`, ",")); err != nil {
 		return nil, wrong("", "options: %v", err)
 	}
 	return o, nil

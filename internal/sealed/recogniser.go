@@ -48,7 +48,7 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 		return nil
 	}
 	who := s.shown
-	if s.ring != at.ring { // it was verified by what has changed since
+	if who.ok && s.ring != at.ring { // it was verified by what has changed since
 		who = verify(at.ring, s.knock, r.rule)
 	}
 	office := r.kept.opener(r.rule.Port).now.Load()
@@ -158,12 +158,11 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
-		c.use, c.since = message, v.Time
+		c.use, c.since, c.undo = message, v.Time, nil
 	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
 	v.spends = who.enrolled == nil // an invite has enrolled its key, whatever becomes of the door
-	v.Undo = func() []knock.Mark { return v.unspend(c, codes, kind) }
 	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
 	if who.enrolled != nil {
 		id := who.enrolled.Fingerprint.String()
@@ -172,26 +171,36 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		if !had {
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
-		v.Undo = func() []knock.Mark {
-			defer r.kept.publish(v.Time)
-			if marks := v.unspend(c, codes, kind); had {
-				return append(marks, l.enrol(before))
-			} else {
-				return append(marks, l.expel(id))
+		if c.parts == 0 {
+			c.undo = func() knock.Mark {
+				defer r.kept.publish(v.Time)
+				if had {
+					return l.enrol(before)
+				}
+				return l.expel(id)
 			}
 		}
 		r.kept.publish(v.Time)
 	}
+	c.parts++
+	v.Undo = func() []knock.Mark { return v.unspend(c, codes, kind) }
 	return []knock.Verdict{v.Verdict}
 }
 
-// unspend makes a code one that was not used, unless it was withdrawn meanwhile.
-func (v *verdict) unspend(c *code, codes map[string]*code, kind string) []knock.Mark {
-	c.use, v.spends = "", false
-	if codes[hex.EncodeToString(c.Hash[:])] != c {
+// unspend takes back one part of a code's use. With the last, the code is one that was not
+// used, unless it was withdrawn meanwhile, and what the use led to has not happened.
+func (v *verdict) unspend(c *code, codes map[string]*code, kind string) (marks []knock.Mark) {
+	if c.parts--; c.parts > 0 {
 		return nil
 	}
-	return []knock.Mark{c.mark(kind)}
+	c.use, v.spends = "", false
+	if codes[hex.EncodeToString(c.Hash[:])] == c {
+		marks = append(marks, c.mark(kind))
+	}
+	if c.undo != nil {
+		marks = append(marks, c.undo())
+	}
+	return marks
 }
 
 // refuse makes it a wrong knock, for a reason that is told and one for operators.

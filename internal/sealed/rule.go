@@ -63,10 +63,7 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 		r.Port, _ = number.Port(port.UDP)
 	}
 	r.TCP = carriers(t.At("carriers"))
-	r.Identity = file(t.At("identity"), DefaultIdentity, DefaultIdentity)
-	r.Keys = file(t.At("keys"), defaultKeys, defaultKeys)
-	r.Secrets = file(t.At("secrets"), "", "/etc/doorward/secrets")
-	r.Revoked = file(t.At("revoked"), "", "/etc/doorward/revoked_keys")
+	r.readFiles(t)
 	r.OneWay = t.At("one_way").Bool(false)
 	any := t.At("any_source")
 	if r.AnySource = any.Bool(false); r.AnySource && !r.OneWay {
@@ -105,13 +102,28 @@ func carriers(v tables.Value) (tcp bool) {
 	return has["tcp"]
 }
 
-// file reads the path of a file.
-func file(v tables.Value, unset, example string) string {
-	if !v.Given() {
-		return unset
+// readFiles reads the paths of files, none of which can be two things.
+func (r *Rule) readFiles(t *tables.Table) {
+	known := make(map[string]string) // what they are, by path
+	for _, f := range []struct {
+		key, unset, example string
+		path                *string
+	}{
+		{asIdentity, DefaultIdentity, DefaultIdentity, &r.Identity},
+		{asKeys, defaultKeys, defaultKeys, &r.Keys},
+		{asSecrets, "", "/etc/doorward/secrets", &r.Secrets},
+		{asRevoked, "", "/etc/doorward/revoked_keys", &r.Revoked},
+	} {
+		*f.path = f.unset
+		v := t.At(f.key)
+		if v.Given() {
+			*f.path, _ = v.File(tables.AbsolutePaths(f.example))
+		}
+		if as := known[*f.path]; as != "" && *f.path != "" {
+			v.Wrong("the same file as "+as, "files that differ")
+		}
+		known[*f.path] = f.key
 	}
-	path, _ := v.File(tables.AbsolutePaths(example))
-	return path
 }
 
 // Hears returns the port, of UDP and maybe of TCP.

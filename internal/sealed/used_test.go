@@ -2,7 +2,10 @@ package sealed
 
 import (
 	"encoding/base64"
+	"math"
 	"net/netip"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -104,11 +107,11 @@ func TestWrongRequestsTakeNoRoom(t *testing.T) {
 		s.asks(web, newKey("mallory").who())
 	}
 	h := s.kept.used
-	if n := len(h.now) + len(h.old) + len(h.many); n != 0 {
+	if n := len(h.now.answers) + len(h.old.answers) + len(h.now.many); n != 0 {
 		t.Errorf("40 requests without a right proof are remembered in %d entries", n)
 	}
 	first := func(by string, n int) (first, room bool) {
-		k := &seal.Knock{Issued: s.now, Number: number{byte(n >> 16), byte(n >> 8), byte(n)}}
+		k := &seal.Knock{Issued: s.now, Number: [12]byte{byte(n >> 16), byte(n >> 8), byte(n)}}
 		return h.first(k, by, s.now)
 	}
 	for n := range mostOfOne {
@@ -125,8 +128,10 @@ func TestWrongRequestsTakeNoRoom(t *testing.T) {
 	if v := s.asks(web, alice.who()); !v.Right {
 		t.Errorf("alice, after all the room that one may have was taken: %+v", v)
 	}
-	for n := mostOfOne; n < mostHandshakes; n++ {
-		first(string(rune(n/mostOfOne)), n)
+	for who, n := 0, mostOfOne; len(h.now.answers) < mostHandshakes; n++ {
+		if _, room := first(strconv.Itoa(who), n); !room {
+			who++
+		}
 	}
 	v, at := s.told(web, alice.who())
 	if v.Right || v.Code != "crowded" {
@@ -135,8 +140,79 @@ func TestWrongRequestsTakeNoRoom(t *testing.T) {
 	if a := s.answer(v, at, knock.Outcome{Refused: knock.RefusedWrong}); a.Reason != seal.Unavailable {
 		t.Errorf("what alice is told: %+v", a)
 	}
-	if n := len(h.now) + len(h.old); n > 2*mostHandshakes {
-		t.Errorf("%d handshakes are remembered, want %d at most", n, 2*mostHandshakes)
+	if n := len(h.now.answers); n != mostHandshakes {
+		t.Errorf("%d handshakes are remembered, want %d", n, mostHandshakes)
+	}
+}
+
+// What is remembered takes as much memory as its comment says, and none that the garbage
+// collector has to look through: a pointer in each entry would more than double it.
+func TestHandshakesAreSmall(t *testing.T) {
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	h, ports := newHandshakes(), []seal.Port{{First: 22, Last: 22}}
+	before := inUse()
+	for n := range mostHandshakes {
+		k := &seal.Knock{Issued: start, Number: [12]byte{byte(n >> 16), byte(n >> 8), byte(n)}}
+		if _, room := h.first(k, strconv.Itoa(n), start); !room {
+			t.Fatalf("there is no room for handshake %d", n)
+		}
+		h.note(k, seal.Answer{Status: seal.Opened, Left: time.Hour, Source: visitor, Ports: ports}, start)
+	}
+	const most = 23 << 20
+	if took := inUse() - before; took > most {
+		t.Errorf("%d handshakes take %d bytes, want %d at most", mostHandshakes, took, most)
+	}
+	runtime.KeepAlive(h)
+}
+
+// A request that comes again is answered as it was, with what was asked for and what a
+// visitor can tell apart.
+func TestAnswersComeAgain(t *testing.T) {
+	elsewhere := netip.MustParseAddr("203.0.113.9")
+	many := []seal.Port{{First: 22, Last: 22}, {UDP: true, First: 100, Last: 200}}
+	for _, c := range []struct {
+		name string
+		q    seal.Request
+		told seal.Answer
+		left time.Duration // when it is told again, ten seconds later
+	}{
+		{"open", seal.Request{}, seal.Answer{Status: seal.Opened, Left: time.Minute, Source: visitor, Ports: many}, 50 * time.Second},
+		{"open for more than can be told", seal.Request{}, seal.Answer{Status: seal.Opened, Left: 1000 * time.Hour * 24, Source: visitor}, math.MaxUint32*time.Millisecond - 15*time.Second},
+		{"open elsewhere", seal.Request{Address: elsewhere}, seal.Answer{Status: seal.Opened, Left: time.Minute, Source: elsewhere}, 50 * time.Second},
+		{"not open elsewhere", seal.Request{Address: elsewhere}, seal.Answer{Status: seal.Refused, Reason: 14, Source: visitor}, 0},
+		{"it starts", seal.Request{}, seal.Answer{Status: seal.Starting, Source: visitor, Ports: many[:1]}, 0},
+		{"refused for a while", seal.Request{}, seal.Answer{Status: seal.Refused, Reason: 4, Left: time.Hour, Source: visitor}, time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			v := s.begin(visitor)
+			who := seal.Credential{Kind: seal.Code}
+			c.q.Action = seal.Open
+			own := v.Transcript(c.q, who)
+			d, err := v.Request(c.q, who, own, own, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, k := s.kept.openers[s.uses[0].Rule.(Rule).Port].now.Load().gateway.Open(visitor, s.now, d)
+			h := s.kept.used
+			if first, room := h.first(k, "alice", s.now); !first || !room {
+				t.Fatalf("first %v, room %v", first, room)
+			}
+			h.note(k, seal.Answer{Status: seal.Refused, Reason: 1, Source: visitor, Ports: many[1:]}, s.now) // replaced
+			c.told.Next = seal.Fingerprint{1}
+			h.note(k, c.told, s.now.Add(5*time.Second))
+			answer, _ := h.again(k, visitor, c.told.Next, s.now.Add(15*time.Second))
+			want := c.told
+			want.Left = c.left
+			if e, got := v.Read(answer); e != seal.Answered || !cmp.Equal(got, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) {
+				t.Errorf("told again: %+v, want %+v", got, want)
+			}
+		})
 	}
 }
 
@@ -296,6 +372,24 @@ func TestSinglePacketsNeedOneWay(t *testing.T) {
 	}
 	if got := s.once(visitor, s.one(alice, "panel", s.now, visitor)); got != "right" {
 		t.Errorf("at a door with it: %q", got)
+	}
+}
+
+// A proof that was wrong stays wrong, whatever has changed since it was opened: whoever has
+// the profile could send many, and the loop would verify them all once more.
+func TestAWrongProofIsNotVerifiedAgain(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t)
+	said, _, ok := s.opens(visitor, s.request(s.begin(visitor), web, alice.who()))
+	if !ok {
+		t.Fatal("a request was not opened")
+	}
+	s.feed(keysFile, alice.line(""))
+	if all := s.hear(visitor, said); len(all) != 1 || all[0].Right || all[0].Code != "credential" {
+		t.Errorf("the key was added while a request with it was on its way: it came to %+v", all)
+	}
+	if v := s.asks(web, alice.who()); !v.Right {
+		t.Errorf("the next request with the key: %+v", v)
 	}
 }
 

@@ -1,10 +1,12 @@
 package signer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -40,12 +42,18 @@ func (m Machine) agentWithin(ctx context.Context, ask func(agent.ExtendedAgent) 
 
 // agentKeys lists what the agent has.
 func (m Machine) agentKeys(ctx context.Context) (keys []*agent.Key, err error) {
-	err = m.agentWithin(ctx, func(a agent.ExtendedAgent) error {
+	patience := cmp.Or(m.Patience, 30*time.Second)
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = m.agentWithin(within, func(a agent.ExtendedAgent) error {
 		if keys, err = a.List(); err != nil {
 			return fmt.Errorf("%w: %w", ErrNoAgent, err)
 		}
 		return nil
 	})
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: it has not answered within %v", ErrNoAgent, patience)
+	}
 	return keys, err
 }
 

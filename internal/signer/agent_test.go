@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -94,3 +95,28 @@ func (w waiting) SignWithFlags(k ssh.PublicKey, data []byte, _ agent.SignatureFl
 }
 
 func (w waiting) Extension(string, []byte) ([]byte, error) { return nil, agent.ErrExtensionUnsupported }
+
+// An agent that takes a connection and says nothing is not waited for for ever: there are
+// the files.
+func TestAgentThatHangs(t *testing.T) {
+	h := newHome(t)
+	path := h.key("id_ed25519", "ed25519")
+	l, err := net.Listen("unix", filepath.Join(h.dir, "hangs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // and so what waits to be accepted
+	m := h.machine()
+	m.Getenv = func(string) string { return l.Addr().String() }
+	m.Patience = 20 * time.Millisecond
+	if s, err := Open(t.Context(), m, profile.Key{File: path}); err != nil || s == nil {
+		t.Errorf("a key of a file: %v", err)
+	}
+	if all := m.Candidates(t.Context(), h.dir); len(all) != 1 || all[0].Key.File != path {
+		t.Errorf("candidates: %+v", all)
+	}
+	const want = "no ssh-agent can be reached: it has not answered within 20ms"
+	if _, err := m.agentKeys(t.Context()); !errors.Is(err, ErrNoAgent) || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -35,6 +36,9 @@ type Signer struct {
 type Machine struct {
 	Getenv func(string) string
 	Ask    Ask
+	// Patience is how long the agent may take to say which keys it has, for which it may
+	// ask somebody; 0: 30s.
+	Patience time.Duration
 }
 
 // Ask asks a person for something, which is shown while they type it or not. The error Is

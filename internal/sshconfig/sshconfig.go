@@ -19,10 +19,13 @@ import (
 
 // Host is how ssh reaches a gateway.
 type Host struct {
-	Names    []string // that are typed after ssh
+	Names    []string // that are typed after ssh for HostName
 	HostName string   // the gateway's name or address
-	Port     uint16   // 0: as ssh has it without
-	User     string   // "": as ssh has it without
+	// Others are further names and addresses of the gateway. ssh goes to each as it is typed,
+	// and checks its key as that one's: who made the list need not be whose they are.
+	Others []string
+	Port   uint16 // 0: as ssh has it without
+	User   string // "": as ssh has it without
 	// One of them says how to knock: Proxy connects, Exec knocks and exits. They are
 	// commands for the user's shell, in which ssh replaces %h and %p.
 	Proxy, Exec string
@@ -31,7 +34,12 @@ type Host struct {
 // Text returns the lines for a Host.
 func (h Host) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Host %s\n    HostName %s\n", strings.Join(h.Names, " "), h.HostName)
+	// ssh takes % for its own there, as in an address with a zone.
+	fmt.Fprintf(&b, "Host %s\n    HostName %s\n", strings.Join(h.Names, " "), strings.ReplaceAll(h.HostName, "%", "%%"))
+	all := slices.Concat(h.Names, h.Others)
+	if len(h.Others) > 0 {
+		fmt.Fprintf(&b, "Host %s\n", strings.Join(all, " "))
+	}
 	if h.Port != 0 {
 		fmt.Fprintf(&b, "    Port %d\n", h.Port)
 	}
@@ -42,7 +50,7 @@ func (h Host) Text() string {
 		fmt.Fprintf(&b, "    ProxyCommand %s\n", h.Proxy)
 	}
 	if h.Exec != "" {
-		fmt.Fprintf(&b, "Match originalhost %s exec \"%s\"\n", strings.Join(h.Names, ","), h.Exec)
+		fmt.Fprintf(&b, "Match originalhost %s exec \"%s\"\n", strings.Join(all, ","), h.Exec)
 	}
 	return b.String()
 }

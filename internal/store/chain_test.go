@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // mixed returns a change with records of both classes.
@@ -189,6 +190,7 @@ func TestTheChainOutlivesEither(t *testing.T) {
 // Pages of the oldest records, of any length, have all records, each once and in order,
 // whatever there is between the records.
 func TestPages(t *testing.T) {
+	race.Skip(t)
 	rapid.Check(t, func(t *rapid.T) {
 		dir, remove := quickDir(t)
 		defer remove()
@@ -253,6 +255,7 @@ func TestPages(t *testing.T) {
 // The cost of following the trail, for each record, does not grow with the trail, and
 // paging through all of it reads everything at most twice.
 func TestWhatReadersCost(t *testing.T) {
+	race.Skip(t)
 	dir, remove := quickDir(t)
 	defer remove()
 	read := &counter{}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // nth returns a change all of whose parts differ from those of any other.
@@ -90,6 +91,7 @@ func child(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 
 // TestKilled kills a process that commits, at any moment, again and again.
 func TestKilled(t *testing.T) {
+	race.Skip(t)
 	dir := t.TempDir()
 	m, last := newModel(), 0
 	for round := range 12 {

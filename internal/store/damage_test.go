@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // specimen is a state file and its contents.
@@ -93,6 +94,7 @@ func (sp specimen) open(t *testing.T, what string, file []byte) (aside bool) {
 }
 
 func TestDamage(t *testing.T) {
+	race.Skip(t)
 	sp := makeSpecimen(t, 30)
 	if sp.open(t, "undamaged", sp.file) {
 		t.Fatal("a sound file was set aside")
@@ -131,6 +133,7 @@ func withForm(file []byte, n uint32) []byte {
 // No byte of a file that was closed can change or be cut off without being noticed,
 // except those that say how much was acknowledged.
 func TestEveryByteCounts(t *testing.T) {
+	race.Skip(t)
 	sp := makeSpecimen(t, 8)
 	for at := range sp.file {
 		file := slices.Clone(sp.file)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // unpacked returns a file of testdata. All of these were written by earlier versions.
@@ -214,6 +215,7 @@ func TestTakenOverAsTheyAre(t *testing.T) {
 // aside. It never reads as anything else, and no damage keeps it from being checked to
 // its end.
 func TestDamagedBeforeItIsTakenOver(t *testing.T) {
+	race.Skip(t)
 	text := unpacked(t, "bolt-all.db")
 	entries, err := boltEntries(text)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // model is what a store should contain, in maps.
@@ -178,6 +179,7 @@ func drawChange(t *rapid.T) Change {
 // TestAgainstModel commits changes, opens the store again at any moment, and compares
 // everything that can be read with the model.
 func TestAgainstModel(t *testing.T) {
+	race.Skip(t)
 	rapid.Check(t, func(t *rapid.T) {
 		dir, remove := quickDir(t)
 		defer remove()

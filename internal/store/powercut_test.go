@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // plug is a machine that can lose its power: it records what is done to files, and says
@@ -115,6 +116,7 @@ func (o op1) on(text []byte) []byte {
 // acknowledged is there, a commit that was under way is there or not, as a whole, and the
 // trail has what the state has.
 func TestPowerCut(t *testing.T) {
+	race.Skip(t)
 	dir, remove := quickDir(t)
 	defer remove()
 	limit := AuditLimit{Records: 2 * segments}
@@ -218,6 +220,7 @@ func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLim
 // TestDiskErrors makes each write, truncation and sync of the state, and then of the
 // trail, fail once. Nothing of a commit that failed is kept, and the next one is.
 func TestDiskErrors(t *testing.T) {
+	race.Skip(t)
 	for _, of := range []string{"doorward.state", "doorward.audit"} {
 		for k := range 40 {
 			dir, remove := quickDir(t)
@@ -273,6 +276,7 @@ func TestDiskErrors(t *testing.T) {
 // stays bounded. Afterwards, the trail has the missing records, except for those that
 // were too many to keep.
 func TestATrailThatTakesNothing(t *testing.T) {
+	race.Skip(t)
 	dir, remove := quickDir(t)
 	defer remove()
 	b, broken, read := &book{}, true, &counter{}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/race"
 )
 
 // refusals returns n refusals, each of another source.
@@ -26,6 +27,7 @@ func refusals(n, from int) Change {
 
 // However many refusals come, they push out only refusals.
 func TestRefusalsPushOutNothingElse(t *testing.T) {
+	race.Skip(t)
 	dir, remove := quickDir(t)
 	defer remove()
 	s := mustOpen(t, dir, AuditLimit{})
@@ -132,6 +134,7 @@ func TestPrune(t *testing.T) {
 // The work of a commit grows only with what it adds, not with the trail, nor with the
 // records that it pushes out.
 func TestACommitsWork(t *testing.T) {
+	race.Skip(t)
 	for _, n := range []int{100, 20_000} {
 		dir, remove := quickDir(t)
 		defer remove()
@@ -252,6 +255,7 @@ func TestADamagedTrail(t *testing.T) {
 
 // A Memory keeps the two classes apart as a Store does, and gives IDs.
 func TestMemory(t *testing.T) {
+	race.Skip(t)
 	m := InMemory()
 	first, err := m.Commit(Change{Records: []audit.Record{{Door: "ssh", Event: audit.EventGranted, Source: "192.0.2.7"}}})
 	if err != nil || first[0].ID != 1 {

@@ -40,8 +40,11 @@ type Known struct {
 	Ways  []Way     `json:"ways"`  // for which it was given
 	// Alone is until when each call is to knock for itself: a grant seems to be good for
 	// one connection only.
-	Alone  time.Time `json:"alone"`
-	Failed *Failure  `json:"failed"` // nil: the call was not in vain
+	Alone time.Time `json:"alone"`
+	// Spent says that the grant before was gone too early, which may be because it was for
+	// one connection.
+	Spent  bool     `json:"spent"`
+	Failed *Failure `json:"failed"` // nil: the call was not in vain
 }
 
 // Way is a way to the gateway, and the source that the grant is for.
@@ -65,11 +68,17 @@ const aMoment = 3 * time.Second
 // Open says whether the door is open for longer than a moment, and not to one connection
 // only. What is from the future does not count: the clock was set.
 func (k Known) Open(now time.Time) bool {
-	return len(k.Ways) > 0 && !now.Before(k.At) && k.Until.Sub(now) > aMoment && !now.Before(k.Alone)
+	return len(k.Ways) > 0 && !now.Before(k.At) && k.Until.Sub(now) > aMoment && !k.Single(now)
 }
 
-// Single says whether each call is to knock for itself.
-func (k Known) Single(now time.Time) bool { return now.Before(k.Alone) }
+// AloneFor is how long it is remembered that a grant is good for one connection.
+const AloneFor = time.Hour
+
+// Single says whether each call is to knock for itself. What ends later than it can is from
+// the future.
+func (k Known) Single(now time.Time) bool {
+	return now.Before(k.Alone) && k.Alone.Sub(now) <= AloneFor
+}
 
 // SameSources says whether two grants are for the same sources.
 func (k Known) SameSources(other Known) bool {

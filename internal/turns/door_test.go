@@ -76,21 +76,23 @@ func TestDoorOfOthers(t *testing.T) {
 
 func TestKnownOpen(t *testing.T) {
 	open := Known{At: when, Until: when.Add(time.Minute), Ways: ways}
-	alone, nowhere := open, open
+	alone, nowhere, future := open, open, open
+	future.Alone = when.Add(2 * AloneFor)
 	alone.Alone, nowhere.Ways = when.Add(30*time.Second), nil
 	for name, tt := range map[string]struct {
 		k     Known
 		after time.Duration
 		want  bool
 	}{
-		"at once":            {open, 0, true},
-		"nearly at its end":  {open, 58 * time.Second, false},
-		"before a moment":    {open, 56 * time.Second, true},
-		"over":               {open, time.Hour, false},
-		"the clock was set":  {open, -time.Second, false},
-		"for one connection": {alone, 10 * time.Second, false},
-		"no longer for one":  {alone, 40 * time.Second, true},
-		"nowhere":            {nowhere, 0, false},
+		"at once":                               {open, 0, true},
+		"nearly at its end":                     {open, 58 * time.Second, false},
+		"before a moment":                       {open, 56 * time.Second, true},
+		"over":                                  {open, time.Hour, false},
+		"the clock was set":                     {open, -time.Second, false},
+		"for one connection":                    {alone, 10 * time.Second, false},
+		"no longer for one":                     {alone, 40 * time.Second, true},
+		"for one, by a clock that was set back": {future, 10 * time.Second, true},
+		"nowhere":                               {nowhere, 0, false},
 	} {
 		if got := tt.k.Open(when.Add(tt.after)); got != tt.want {
 			t.Errorf("%s: open %v, want %v", name, got, tt.want)

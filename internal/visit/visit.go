@@ -196,7 +196,7 @@ func (v *Visitor) Knock(ctx context.Context, addrs []netip.Addr, k Knock) Attemp
 func (v *Visitor) knock(ctx context.Context, a netip.Addr, k Knock) Attempt {
 	at := Attempt{Address: a}
 	for i, p := range k.Touch {
-		if i > 0 && !sleep(ctx, k.Delay) {
+		if i > 0 && !Pause(ctx, k.Delay) {
 			at.Err = ctx.Err()
 			return at
 		}
@@ -246,8 +246,8 @@ func Ports(ports []uint16) string {
 	return strings.Join(s, ", ")
 }
 
-// sleep waits for d, and returns false if ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
+// Pause waits for d, and returns false if ctx ends first.
+func Pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
