@@ -31,7 +31,14 @@ that key alone: whoever else came from the same address stays in. --now ends the
 connections, too, which only that key let in.
 
 A KEY is a fingerprint (SHA256:...), the ID of a machine's secret (secret:...), or a
-name that only one has; write a name with blanks in quotes.
+name that only one has; write a name with blanks in quotes. Who knocks with a
+certificate is not in the list: name them by the whole fingerprint of their key, which
+doorward status --json has at the end of what it calls them, or end all certificates
+of an authority by naming that. To end a single one, revoke its serial number in the
+list of revoked keys (ssh-keygen -k), which ends what it opened, too.
+
+When the disk is full, a lock or a revocation is in force all the same, and is saved
+later; what would give somebody a right is undone. The error says which.
 
 Without a command, doorward keys is doorward keys list.
 

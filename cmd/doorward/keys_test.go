@@ -75,7 +75,7 @@ func TestKeysUsage(t *testing.T) {
 		"keys alice":     "2 command \"alice\" of keys is not known\ndoorward: hint: doorward keys --help lists its commands, and doorward keys list alice the keys with that in their names\n",
 		"keys lock":      "2 KEY is missing: a fingerprint or a name, as doorward keys lists them\ndoorward: hint: doorward keys lock --help\n",
 		"keys lock a b":  "2 \"b\": one KEY only; a name with blanks is written in quotes\ndoorward: hint: doorward keys lock --help\n",
-		"keys lock a":    "6 there is no key \"a\": allowed is a fingerprint or a name\ndoorward: hint: doorward keys list\n",
+		"keys lock a":    "6 there is no key \"a\": allowed is a fingerprint or a name\ndoorward: hint: doorward keys list; who has a certificate is not in it, and is named by a whole fingerprint (doorward status --json)\n",
 		"keys list a b":  "2 \"b\": one MATCH only\ndoorward: hint: doorward keys list --help\n",
 		"keys add":       "2 needed is one FILE of public keys, or - for standard input\ndoorward: hint: doorward keys add --help\n",
 		"keys add empty": "1 empty has no key\ndoorward: hint: doorward keys add FILE.pub\n",

@@ -234,18 +234,22 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 			d.opens(now, k, v)
 			return
 		}
-		d.undo(now, k, v, marks[0].Knock)
+		d.undo(now, k, v, marks)
 		d.tellLater(v, k, knock.Outcome{Refused: refused})
 	})
 }
 
 // undo takes back what a kind has noted of a right knock of which nothing comes. The marks
 // that say so follow those that the disk may have, or may still get.
-func (d *guarded) undo(now time.Time, k door.Knock, v knock.Verdict, kind string) {
+func (d *guarded) undo(now time.Time, k door.Knock, v knock.Verdict, had []store.Mark) {
 	if v.Undo == nil {
 		return
 	}
-	marks := d.marks(kind, v.Undo())
+	back := v.Undo()
+	if len(had) == 0 {
+		return // there is nothing that they would follow
+	}
+	marks := d.marks(had[0].Knock, back)
 	for _, m := range marks {
 		d.gw.marks.keep(m)
 	}

@@ -95,8 +95,12 @@ type File struct {
 	Secret bool   // others than its owner and group may not read it either
 }
 
-// MaxFile is the largest file that is read, in bytes.
-const MaxFile = 4 << 20
+// MaxFile is the largest file that is read, in bytes: room for 100,000 SSH keys with options.
+// Files belong to root or the daemon's user, and are read in the background all the same:
+// the worst that 16 MiB can have costs two seconds of one core, half a gigabyte of
+// allocations of which little is held at once, and a hundred megabytes for as long as it is
+// in force.
+const MaxFile = 16 << 20
 
 // Change is what follows from a file or an order.
 type Change struct {

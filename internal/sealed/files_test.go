@@ -250,3 +250,12 @@ func TestTheIdentityIsRotated(t *testing.T) {
 		t.Error("the new key does not count")
 	}
 }
+
+// A file has room for 100,000 keys with options.
+func TestAFileHasRoom(t *testing.T) {
+	alice := newKey("alice@laptop.example.org")
+	line := alice.line(`doors="ssh",expiry-time="20270101",from="192.0.2.0/24"`) + "\n"
+	if need := 100_000 * len(line); need > knock.MaxFile {
+		t.Errorf("100,000 lines of %d bytes are %d, want %d at most", len(line), need, knock.MaxFile)
+	}
+}

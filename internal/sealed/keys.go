@@ -161,7 +161,8 @@ func (c *call) find(key string) (e KeyEntry, err error) {
 	case len(found) > 1:
 		return e, wrong("doorward keys list", "%d keys are called %q: say the fingerprint of one", len(found), key)
 	}
-	return e, wrong("doorward keys list", "there is no key %q: allowed is a fingerprint or a name", key)
+	return e, wrong("doorward keys list; who has a certificate is not in it, and is named by a whole fingerprint (doorward status --json)",
+		"there is no key %q: allowed is a fingerprint or a name", key)
 }
 
 // stamp is who did something, and when.
