@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,14 +201,14 @@ func TestConnectSingleUse(t *testing.T) {
 // next one share its knock.
 func TestConnectAfterTheGrantWasTakenBack(t *testing.T) {
 	v, s := enrolled(t)
-	var open bool
+	var open atomic.Bool
 	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
-		open = true
+		open.Store(true)
 		return v.gateway.Open(k)
 	})
 	guard := func(e *env) {
 		e.visits = &visit.Visitor{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			if !open {
+			if !open.Load() {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
@@ -227,7 +228,7 @@ func TestConnectAfterTheGrantWasTakenBack(t *testing.T) {
 	}
 	through("the first", 1)
 	for range 2 { // nor is one that is taken back later
-		open = false
+		open.Store(false)
 		through("after it was taken back", 1)
 		through("the next", 0)
 		through("the one after it", 0)

@@ -104,7 +104,7 @@ func TestCommandTakesOver(t *testing.T) {
 	n := newKnockNet(t)
 	const show = `grep -E "^Sig(Blk|Ign)" /proc/self/status; ulimit -Sn; echo`
 	run := func(before string) (lines []string, pid int) {
-		c := n.visitor.Command(t.Context(), "sh", "-c", before+`; exec doorward knock 192.0.2.2 --touch 59000 -- sh -c '`+show+` $$'`)
+		c := n.visitor.Command(t.Context(), "env", "--default-signal", "sh", "-c", before+`; exec doorward knock 192.0.2.2 --touch 59000 -- sh -c '`+show+` $$'`)
 		c.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
 		out, err := c.Output()
 		if err != nil {

@@ -140,7 +140,7 @@ func TestInterruptedBySignal(t *testing.T) {
 		{"ssh hangs up", []string{"--wait", "22", "--stdio"}, syscall.SIGHUP, "open: ", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := n.visitor.Command(t.Context(), "env", append([]string{"-u", "XDG_RUNTIME_DIR", "HOME=" + t.TempDir(), "doorward", "knock", "192.0.2.2",
+			c := n.visitor.Command(t.Context(), "env", append([]string{"--default-signal", "-u", "XDG_RUNTIME_DIR", "HOME=" + t.TempDir(), "doorward", "knock", "192.0.2.2",
 				"--touch", "59000", "--timeout", "30s"}, tt.args...)...)
 			stdin, err := c.StdinPipe()
 			if err != nil {
