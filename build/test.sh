@@ -26,7 +26,7 @@ trap 'exit 130' INT TERM
 # tests runs tests of packages and notes how long each took. lint.sh has had go vet look,
 # and it need not look again.
 tests() {
-	{ go test -vet=off "$@" && : >"$work/passed"; } | tee -a "$work/log"
+	{ STEPS='' go test -vet=off "$@" && : >"$work/passed"; } | tee -a "$work/log"
 	rm "$work/passed" 2>/dev/null
 }
 

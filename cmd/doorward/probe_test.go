@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -100,9 +101,7 @@ func TestProbe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, _ := enrolled(t)
-			closed := false
 			v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
-				closed = closed || k.Request.Action == seal.Close
 				if k.Request.Action == tt.refuse {
 					return []seal.Answer{{Status: seal.Refused, Reason: seal.Unavailable, Source: k.From}}
 				}
@@ -116,6 +115,7 @@ func TestProbe(t *testing.T) {
 			if d := cmp.Diff(tt.want, states); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
+			closed := slices.ContainsFunc(v.gateway.Knocks(), func(k clienttest.Knock) bool { return k.Request.Action == seal.Close })
 			if want := failedOf(tt.want); failed != want || closed != tt.closed {
 				t.Errorf("failed %q, want %q; asked to close %v, want %v", failed, want, closed, tt.closed)
 			}
@@ -138,7 +138,7 @@ func TestProbeLeavesADoorThatIsNeeded(t *testing.T) {
 	for open, want := range map[string]int{"accepts": 1, "silent": 7} {
 		v, _ := enrolled(t)
 		d := &watchedDoor{now: "silent", open: open, after: "silent"}
-		var leave func() bool
+		leave := make(chan func() bool, 1)
 		v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
 			if k.Request.Action == seal.Close {
 				t.Errorf("a port that is %s: the door is closed, which another call needs", open)
@@ -147,14 +147,14 @@ func TestProbeLeavesADoorThatIsNeeded(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			leave = turns.At(dir, filepath.Join(v.home, "profiles", "gate.toml")+"\nssh").Stay()
+			leave <- turns.At(dir, filepath.Join(v.home, "profiles", "gate.toml")+"\nssh").Stay()
 			d.set(open)
 			return v.gateway.Open(k)
 		})
 		if code, _, states, _, errs := v.probed(d); code != want || states[3] != "close skipped" {
 			t.Errorf("a port that is %s: status %d, %q, %s; want %d, and not closed", open, code, states, errs, want)
 		}
-		leave()
+		(<-leave)()
 	}
 }
 
