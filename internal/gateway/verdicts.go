@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"net/netip"
 	"time"
 
@@ -40,7 +39,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		return
 	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
-	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
 	if v.AtMost > 0 {
 		right.Latest = v.Time.Add(v.AtMost) // a service may take minutes to start
 	}
@@ -71,14 +70,6 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	default:
 		d.wrong(k, right, v)
 	}
-}
-
-// length is how long the grant of a right knock lasts, 0 for as long as the door says.
-func (d *guarded) length(v knock.Verdict) time.Duration {
-	if v.AtMost <= 0 {
-		return v.OpenFor
-	}
-	return min(cmp.Or(v.OpenFor, d.conf.OpenFor), v.AtMost)
 }
 
 // note records what a kind says of a right knock, in the commit that has its marks.
