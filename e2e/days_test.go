@@ -163,7 +163,7 @@ func TestDiskFull(t *testing.T) {
 	s.server.Run(t.Context(), "dd", "if=/dev/zero", "of="+state+"/fill", "bs=4k") // until it is full
 	s.touch(s.stranger, gate4, "59001")
 	s.penalised("web", stranger4)
-	for range 40 { // enough records for the store to want to grow
+	for range 600 { // enough records for the store to want to grow
 		s.knock(s.visitor, gate4)
 	}
 	s.until("a warning in status", func() error {

@@ -301,7 +301,7 @@ func TestTheFileOfKeysGoesWrong(t *testing.T) {
 		{"a directory", func() { s.must(os.Remove(file)); s.must(os.Mkdir(file, 0o700)) }, []string{alices, bobs}, "authorized_keys\""},
 		{"writable by others", func() { s.must(os.Chmod(file, 0o666)) }, []string{alices, bobs}, "authorized_keys\""},
 		{"somebody else's", func() { s.must(os.Chown(file, 1234, -1)) }, []string{alices, bobs}, "authorized_keys\""},
-		{"too large", func() { s.keys(strings.Repeat("# nothing\n", 500_000)) }, []string{alices, bobs}, "authorized_keys\""},
+		{"too large", func() { s.keys(strings.Repeat("# nothing\n", 2_000_000)) }, []string{alices, bobs}, "authorized_keys\""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			os.RemoveAll(file)
