@@ -14,7 +14,7 @@ import (
 // is no table. The words fit behind "table inet doorward: ".
 func differences(want, got *nft.Table) []string {
 	if got == nil {
-		return []string{"the table is gone"}
+		return []string{errGone.Error()}
 	}
 	var d []string
 	switch {

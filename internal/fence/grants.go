@@ -89,7 +89,7 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Elem
 	return edits, nil
 }
 
-// place is the set and the key of a grant.
+// placeOf is the set and the key of a grant.
 func placeOf(doors map[string]*part, g Grant) (width, string, error) {
 	if doors[g.Door] == nil {
 		return width{}, "", fmt.Errorf("door %q is not guarded", g.Door)
@@ -285,8 +285,9 @@ func (f *Fence) list(doors []string, each func(Grant)) (ofOneMoment bool, err er
 			})
 		})
 		switch {
-		case errors.Is(err, nft.ErrInterrupted), errors.Is(err, unix.ENOENT) && f.view.Load().doors[w.door] != before.doors[w.door]: // emptied, changed or removed
-			// meanwhile
+		case errors.Is(err, nft.ErrInterrupted),
+			// The door was emptied, changed or removed meanwhile.
+			errors.Is(err, unix.ENOENT) && f.view.Load().doors[w.door] != before.doors[w.door]:
 			ofOneMoment = false
 		case err != nil:
 			return false, fmt.Errorf("fence: read grants: %w", err)

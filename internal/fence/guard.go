@@ -229,6 +229,8 @@ func (f *Fence) Check() error {
 	})
 }
 
+var errGone = errors.New("the table is gone")
+
 // lookTries is how often look reads the table at most before it believes what differs.
 const lookTries = 4
 
@@ -274,15 +276,18 @@ func (f *Fence) compareOnce(suspects map[string]bool) (map[string][]string, erro
 		return nil, err
 	}
 	if got == nil {
-		return map[string][]string{"": {"the table is gone"}}, nil
+		return nil, errGone // which no change of the fence's makes of it
 	}
 	shared, parts := apart(got)
 	differ := map[string][]string{}
 	note := func(name string, want, got *nft.Table) {
+		if suspects != nil && !suspects[name] {
+			return
+		}
 		if got == nil {
 			got = &nft.Table{}
 		}
-		if d := differences(want, got); len(d) > 0 && (suspects == nil || suspects[name]) {
+		if d := differences(want, got); len(d) > 0 {
 			differ[name] = d
 		}
 	}

@@ -43,8 +43,8 @@ func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element
 }
 
 // outlives says whether the contents of a set of that name are carried over: grants, who
-// has used them, which flows were let in and ended, and which connections were cut. A handshake under way is not, and
-// has to begin again.
+// has used them, which flows were let in and ended, and which connections were cut. A
+// handshake under way is not, and has to begin again.
 func outlives(set string) bool {
 	_, grants := parseWidth(set)
 	return grants || strings.Contains(set, usedInfix) ||
