@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -70,9 +69,6 @@ func decrypt(e *env, what string, text []byte, paths []string) ([]byte, error) {
 
 // ownKeys are the private keys that ssh has by default and age can use.
 func ownKeys(e *env) []string {
-	home := e.getenv("HOME")
-	if home == "" {
-		home, _ = os.UserHomeDir() // Windows has it elsewhere
-	}
-	return []string{filepath.Join(home, ".ssh", "id_ed25519"), filepath.Join(home, ".ssh", "id_rsa")}
+	dir := sshDirectory(e)
+	return []string{filepath.Join(dir, "id_ed25519"), filepath.Join(dir, "id_rsa")}
 }
