@@ -66,7 +66,7 @@ type waiting struct {
 // origin is what datagrams come by, and answers go back by.
 type origin interface {
 	// mayAnswer says whether an answer of Open to a source may be sent.
-	mayAnswer(source netip.Addr, now time.Time) bool
+	mayAnswer(source netip.Addr, rank knock.Rank, now time.Time) bool
 	send(path knock.Path, payload []byte)
 	// opened is told of each datagram that waited: with something when it was a knock or
 	// was answered. It does not wait.
