@@ -46,6 +46,7 @@ func TestARecordingIsWorthNothing(t *testing.T) {
 	other.send(request)
 	other.silent("the request after that hello")
 
+	said := len(s.gate.Output())
 	altered := s.dialled(s.visitor, "udp", gate4, seal.X25519)
 	for _, d := range first.sent {
 		for bit := range 8 * len(d) {
@@ -66,6 +67,12 @@ func TestARecordingIsWorthNothing(t *testing.T) {
 	}
 
 	s.has("web", visitor4+" sealed alice")
+	if more := s.gate.Output()[said:]; more != "" {
+		t.Errorf("of what was altered or cut short the log says:\n%s", more)
+	}
+	if d := s.status().Doors[0]; d.PenaltiesTotal != 0 {
+		t.Errorf("it cost %d penalties", d.PenaltiesTotal)
+	}
 	if n := s.trail(audit.EventGranted, ""); n != 1 {
 		t.Errorf("the trail has %d grants, want 1", n)
 	}

@@ -221,7 +221,7 @@ func TestThroughABadRouter(t *testing.T) {
 	s.does(r, unharmed)
 	l.want(0, "closed for ", "knock", "gate", "--close")
 	s.has("web")
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name string
 		fate fate
 	}{
@@ -236,22 +236,24 @@ func TestThroughABadRouter(t *testing.T) {
 		{"at random", atRandom(2)}, {"at random again", atRandom(3)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for family, at := range map[string][2]string{"-4": {beyond4, far4}, "-6": {beyond6, far6}} {
-				before := s.trail(audit.EventGranted, at[1])
-				s.does(r, tt.fate)
-				l.want(0, "open until ", "knock", "gate", family)
-				s.admits(far, at[0], "8080")
-				l.want(0, "closed for "+at[1], "knock", "gate", family, "--close")
-				s.does(r, unharmed)
-				s.has("web")
-				s.refuses(far, at[0], "8080")
-				if n := s.trail(audit.EventGranted, at[1]) - before; n != 1 {
-					t.Errorf("over %s, one knock led to %d grants", family, n)
-				}
+			family, at, own := "-4", beyond4, far4
+			if i%2 == 0 {
+				family, at, own = "-6", beyond6, far6
+			}
+			before := s.trail(audit.EventGranted, own)
+			s.does(r, tt.fate)
+			l.want(0, "open until ", "knock", "gate", family)
+			s.admits(far, at, "8080")
+			l.want(0, "closed for "+own, "knock", "gate", family, "--close")
+			s.does(r, unharmed)
+			s.has("web")
+			s.refuses(far, at, "8080")
+			if n := s.trail(audit.EventGranted, own) - before; n != 1 {
+				t.Errorf("over %s, one knock led to %d grants", family, n)
 			}
 		})
 	}
-	if r.lost < 10 || r.doubled < 10 || r.late < 10 {
+	if r.lost < 5 || r.doubled < 5 || r.late < 10 {
 		t.Errorf("%d datagrams were lost, %d doubled and %d late: the router does too little", r.lost, r.doubled, r.late)
 	}
 }
