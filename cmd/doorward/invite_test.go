@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"rsc.io/qr"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
@@ -334,6 +335,33 @@ func TestDrawQR(t *testing.T) {
 	}
 	if onTerminal, _ := drawQR("doorward", true); !strings.HasPrefix(onTerminal, "\x1b[30;107m") || !strings.HasSuffix(onTerminal, "\x1b[0m\n") {
 		t.Errorf("on a terminal: %q", onTerminal)
+	}
+}
+
+// What --qr draws below the line is the code of that line, module by module, in a margin
+// that is light.
+func TestInviteQR(t *testing.T) {
+	o := newOffice(t)
+	stdout, _ := o.does("invite", "--for", "alice", "--qr")
+	line, drawn, _ := strings.Cut(stdout, "\n\n")
+	if _, err := profile.ParseInvite(line); err != nil {
+		t.Fatal(err)
+	}
+	code, err := qr.Encode(line, qr.L)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := strings.Split(strings.TrimSuffix(drawn, "\n"), "\n")
+	if want := (code.Size + 2*4 + 1) / 2; len(rows) != want {
+		t.Fatalf("%d lines, want %d:\n%s", len(rows), want, drawn)
+	}
+	for y, row := range rows {
+		for x, r := range []rune(row) {
+			upper, lower := r == '█' || r == '▀', r == '█' || r == '▄'
+			if upper != code.Black(x-4, 2*y-4) || lower != code.Black(x-4, 2*y-3) || len([]rune(row)) != code.Size+2*4 {
+				t.Fatalf("line %d, character %d is %q:\n%s", y, x, r, drawn)
+			}
+		}
 	}
 }
 

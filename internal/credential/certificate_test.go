@@ -96,6 +96,9 @@ func TestCertificatesThatAreBent(t *testing.T) {
 	if _, ok := ring.Certificate(blob, message, signedBy(t, dir, "other", Namespace, message)); ok {
 		t.Error("another key's signature is accepted")
 	}
+	if _, ok := ring.Certificate(blob, message, signedBy(t, dir, "key", "file", message)); ok {
+		t.Error("a signature in another namespace is accepted")
+	}
 	if _, ok := ring.Certificate(append(bytes.Clone(blob), 0), message, sig); ok {
 		t.Error("a byte after the certificate is accepted")
 	}
