@@ -30,7 +30,6 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/socks"
-	"github.com/doorward/doorward/internal/turns"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -415,16 +414,12 @@ func TestModes(t *testing.T) {
 // What two calls need is closed by the last of them.
 func TestRunLeavesADoorThatIsNeeded(t *testing.T) {
 	v, _ := enrolled(t)
-	dir, err := turns.Directory(v.vars["XDG_RUNTIME_DIR"])
-	if err != nil {
-		t.Fatal(err)
-	}
 	closed := func() bool { return v.gateway.Knocks()[v.knocks()-1].Request.Action == seal.Close }
-	leave := turns.At(dir, filepath.Join(v.home, "profiles", "gate.toml")+"\nssh").Stay()
+	other := v.place().Stay(t.Context())
 	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || closed() {
 		t.Errorf("status %d, %s; the door is closed: %v, and another call needs it", code, errs, closed())
 	}
-	leave()
+	other.End()
 	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || !closed() {
 		t.Errorf("status %d, %s; the door is closed: %v, want it closed by the last", code, errs, closed())
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -287,9 +288,13 @@ func (o *knockOptions) takeTurn(ctx context.Context, e *env) (*turns.Turn, error
 	return turns.Take(ctx, dir, o.host)
 }
 
-// meetingPlace is the directory where calls of the user meet.
+// meetingPlace is the directory where calls of the user meet: a cron job, which has no
+// XDG_RUNTIME_DIR, and those of a session, too.
 func meetingPlace(e *env) (dir string, err error) {
 	base := e.getenv("XDG_RUNTIME_DIR")
+	if info, none := os.Stat(e.session); !filepath.IsAbs(base) && none == nil && info.IsDir() {
+		base = e.session
+	}
 	if !filepath.IsAbs(base) {
 		if e.cache == nil {
 			return "", errors.New("there is no directory for it")
