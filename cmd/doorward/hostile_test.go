@@ -213,12 +213,33 @@ func TestAcceptAnEncryptedInvite(t *testing.T) {
 	}
 	locked := newTraveller(t)
 	locked.key("id_ed25519", "-N", "secret")
+	other, damaged := newTraveller(t), newTraveller(t)
+	other.key("id_ed25519")
+	for who, text := range map[*traveller]string{other: "", damaged: "-----BEGIN OPENSSH PRIVATE KEY-----\n"} {
+		name := "id_ed25519"
+		if text == "" {
+			name = "id_rsa/in the way"
+		}
+		path := filepath.Join(who.home, ".ssh", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, who := range []struct {
 		v    *traveller
 		want string // on standard error
 	}{
 		{v, ""},
-		{newTraveller(t), `doorward: error: the invite: encrypted, and none of the keys decrypts it: HOME/.ssh/id_ed25519, HOME/.ssh/id_rsa
+		{newTraveller(t), `doorward: error: the invite: encrypted, and no key can be used to decrypt it: open HOME/.ssh/id_ed25519: no such file or directory; open HOME/.ssh/id_rsa: no such file or directory
+doorward: hint: age -d -i KEY FILE | doorward accept -
+`},
+		{other, `doorward: error: the invite: encrypted, and none of the keys decrypts it: HOME/.ssh/id_ed25519; passed over: "HOME/.ssh/id_rsa" is not a regular file
+doorward: hint: age -d -i KEY FILE | doorward accept -
+`},
+		{damaged, `doorward: error: the invite: encrypted, and no key can be used to decrypt it: "HOME/.ssh/id_ed25519" is damaged, or no private key of ssh or age; open HOME/.ssh/id_rsa: no such file or directory
 doorward: hint: age -d -i KEY FILE | doorward accept -
 `},
 		{locked, `doorward: error: the invite: the key "HOME/.ssh/id_ed25519" has a passphrase, which age asks for
