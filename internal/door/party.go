@@ -128,7 +128,7 @@ func (d *Door) withdrawWaiting(now time.Time, w *Withdrawal) (out []Effect, ende
 		return covered
 	})
 	if ended > 0 {
-		out = append(out, d.openForNobody(now, "", w.Reason)...)
+		out = append(out, d.openForNobody(now, w.Party, w.Reason)...)
 	}
 	return out, ended
 }

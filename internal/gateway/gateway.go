@@ -114,6 +114,7 @@ type Gateway struct {
 	warnings        []string          // about the configuration in use
 	eventCounts     map[string]uint64 // records of the audit trail since the start, by event
 	sums            *audit.Sums       // of refusals
+	shares          *audit.Shares     // of visitors in the audit trail
 
 	metered metered
 
@@ -179,6 +180,7 @@ func New(opts Options) *Gateway {
 		visitors:    newVisitors(),
 		eventCounts: make(map[string]uint64),
 		sums:        audit.NewSums(),
+		shares:      audit.NewShares(),
 		metered:     newMetered(),
 	}
 	g.newer.c = make(chan struct{})
@@ -295,6 +297,7 @@ func (g *Gateway) turn(first event) {
 	g.tick(now)
 	g.stalls.update(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
+	g.changes.recordAll(g.shares.Due(now))
 	g.flush(now)
 	g.syncListeners()
 	g.endTurn(now)

@@ -78,7 +78,7 @@ func (d *guarded) note(k door.Knock, v knock.Verdict) {
 		return
 	}
 	for _, n := range v.Notes {
-		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail})
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail}, k.By)
 	}
 }
 
@@ -92,7 +92,7 @@ func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
 	if v.Alarm && d.gw.alarms.due(v.Time, d.gw.whoIs(of.By)) {
-		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason})
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason}, of.By)
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
 	d.tellLater(v, of, knock.Outcome{Refused: knock.RefusedWrong})
