@@ -451,3 +451,71 @@ func TestOneIsWoken(t *testing.T) {
 		p.close()
 	})
 }
+
+// While more that are Shown wait to be opened, what was heard is told together: a turn of
+// the gateway's for each would cost more than opening it. Nothing waits for what is only
+// Claimed, which anybody can send, nor longer than toldWithin and for one more.
+func TestToldTogether(t *testing.T) {
+	const each = 100 * time.Microsecond // that opening takes
+	for name, tt := range map[string]struct {
+		shown, claimed int
+		takes          time.Duration
+		want           []int
+	}{
+		"one alone":              {shown: 1, takes: each, want: []int{1}},
+		"few at once":            {shown: 10, takes: each, want: []int{10}},
+		"no longer than that":    {shown: 50, takes: each, want: []int{21, 21, 8}},
+		"no more than that":      {shown: 70, takes: time.Microsecond, want: []int{32, 32, 6}},
+		"each of those that are": {claimed: 3, takes: each, want: []int{1, 1, 1}},
+		"not for a flood":        {shown: 2, claimed: 40, takes: each, want: append([]int{2}, slices.Repeat([]int{1}, 40)...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var p pool
+				var told []int
+				p.init(func(all []knock.Heard) { told = append(told, len(all)) })
+				s := listenedTo()
+				for range tt.claimed {
+					p.comeFrom(s, netip.MustParseAddr("192.0.2.7"), knock.Claimed, "knock")
+				}
+				for range tt.shown {
+					p.comeFrom(s, netip.MustParseAddr("192.0.2.8"), knock.Shown, "knock")
+				}
+				go p.deliver()
+				go p.run(func(w *waiting) (knock.Heard, bool) { time.Sleep(tt.takes); return heardAs(w) })
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if diff := cmp.Diff(tt.want, told); diff != "" {
+					t.Errorf("how many were told at once (-want +got):\n%s", diff)
+				}
+				p.close()
+			})
+		})
+	}
+}
+
+// What was heard does not wait for what is thrown away.
+func TestToldWhenWhatWaitsIsThrownAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pool
+		told := 0
+		p.init(func(all []knock.Heard) { told += len(all) })
+		heard, other := listenedTo(), listenedTo()
+		go p.deliver()
+		p.comeFrom(heard, netip.MustParseAddr("192.0.2.7"), knock.Shown, "knock")
+		p.comeFrom(other, netip.MustParseAddr("192.0.2.8"), knock.Shown, "knock")
+		w := p.next()
+		h, _ := heardAs(w)
+		p.finish(w, h, true)
+		synctest.Wait()
+		if told != 0 {
+			t.Fatalf("%d were told while another waits, want none", told)
+		}
+		p.listen(&other.queue, false)
+		synctest.Wait()
+		if told != 1 || p.shown != 0 {
+			t.Errorf("%d were told, and %d are said to wait, want 1 and none", told, p.shown)
+		}
+		p.close()
+	})
+}
