@@ -85,7 +85,7 @@ func (d *guarded) note(k door.Knock, v knock.Verdict) {
 // wrong hands a wrong knock to the door.
 func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 	w := door.Wrong{Name: of.Name, Source: of.Source, By: of.By, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
-	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
+	if v.Proven && v.Penalty > 0 { // else it takes nothing back, and anybody could cause queries to the kernel
 		w.Used = d.used(of.Source, of.By)
 	}
 	if k.excused(v) {
