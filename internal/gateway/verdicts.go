@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -85,7 +86,7 @@ func (d *guarded) note(k door.Knock, v knock.Verdict) {
 // wrong hands a wrong knock to the door.
 func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 	w := door.Wrong{Name: of.Name, Source: of.Source, By: of.By, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
-	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
+	if v.Proven && v.Penalty > 0 { // else it takes nothing back, and anybody could cause queries to the kernel
 		w.Used = d.used(of.Source, of.By)
 	}
 	if k.excused(v) {
@@ -113,6 +114,11 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 	d.apply(effects)
 }
 
+// mostOfOne is how many grants whoever is known by a name of their own has at a door at a
+// time: one in sixteen of what a door with single_use holds. They have as many addresses as
+// an IPv6 network, and each would cost memory here and in the kernel.
+const mostOfOne = 1 << 12
+
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
@@ -120,8 +126,13 @@ func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
-	if _, granted := d.door.GrantedSince(k.Source, k.By); v.Extend && !granted && !d.door.Waits(k.Source, k.By) {
+	switch _, granted := d.door.GrantedSince(k.Source, k.By); {
+	case granted:
+	case v.Extend && !d.door.Waits(k.Source, k.By):
 		d.refuseRight(now, k, knock.RefusedNothing, v)
+		return
+	case v.By != "" && d.door.Claims(k.By) >= mostOfOne:
+		d.refuseRight(now, k, knock.RefusedMany, v)
 		return
 	}
 	effects := d.door.Knock(now, k)
@@ -169,13 +180,18 @@ var whyRefused = map[knock.Refusal]string{
 	knock.RefusedEarly:    "the door has not looked for log data yet",
 	knock.RefusedPenalty:  "the source is penalised at the door",
 	knock.RefusedNothing:  "there is no grant to extend",
+	knock.RefusedMany:     fmt.Sprintf("who sent it has %d grants at the door already", mostOfOne),
 	knock.RefusedEnded:    "who sent it may not knock any more",
 	knock.RefusedKernel:   "the fence cannot be changed, which doorward status explains",
 }
 
 // refuseRight records a right knock that opens nothing, and tells the visitor why.
 func (d *guarded) refuseRight(now time.Time, k door.Knock, why knock.Refusal, v knock.Verdict) {
-	d.refuse("deaf", []door.Effect{door.Record{Record: audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused,
+	code := "deaf"
+	if why == knock.RefusedMany {
+		code = "crowded"
+	}
+	d.refuse(code, []door.Effect{door.Record{Record: audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused,
 		Source: door.SourceString(k.Source), By: k.By, Reason: "a right knock, but " + whyRefused[why]}}})
 	d.tellLater(v, k, knock.Outcome{Refused: why})
 }

@@ -443,3 +443,24 @@ func TestInvitesForSinglePackets(t *testing.T) {
 		t.Errorf("at a door that takes none: %v", err)
 	}
 }
+
+// Who is locked is in memory, and nobody fills that with keys that are not known here. One
+// that is can always be locked.
+func TestLocksAreBounded(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t, alice.line(""))
+	locked := make(map[string]string)
+	for n := range mostDenied {
+		locked[fmt.Sprint("SHA256:", n)] = "by a test"
+	}
+	s.kept.ledger.locked = locked
+	stranger := newKey("mallory").id()
+	want := fmt.Sprintf("20000 are locked already, and %s is not known here: allowed are 20000; put it on a list of revoked keys", stranger)
+	if _, err := order[Done](s, OrderLock, KeyArgs{Key: stranger}); err == nil || err.Error() != want {
+		t.Errorf("a key that is not known: %v, want %s", err, want)
+	}
+	mustOrder[Done](s, OrderLock, KeyArgs{Key: "alice"})
+	if v := s.asks(web, alice.who()); v.Code != "locked" {
+		t.Errorf("alice, who is known and locked: %+v", v)
+	}
+}
