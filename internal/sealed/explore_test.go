@@ -33,7 +33,17 @@ type wish struct {
 	source netip.Addr
 	door   string
 	action seal.Action
+	at     time.Time // of the challenge; of a single packet by the wall clock alone
 	done   bool
+}
+
+// late says whether it is too late for what was asked for, or too early.
+func (w *wish) late(now time.Time, single bool) bool {
+	if single {
+		off := now.Round(0).Sub(w.at)
+		return off > fresh || off < -fresh
+	}
+	return now.Sub(w.at) > seal.HandshakeLife+time.Second
 }
 
 var actions = []seal.Action{seal.Open, seal.Close, seal.Extend}
@@ -55,6 +65,8 @@ func (s *street) judge(from netip.Addr, what any) (right bool) {
 			s.dice.Fatalf("from %s, what nobody has asked for is right: %+v", from, v)
 		case w.done:
 			s.dice.Fatalf("what was asked for once is right again: %+v", v)
+		case w.late(s.now, one.knock.Single != nil):
+			s.dice.Fatalf("at %s, what was asked for at %s is right: %+v", s.now, w.at, v)
 		case s.locked:
 			s.dice.Fatalf("a locked key is right: %+v", v)
 		case v.Source != w.source || from != w.source || one.door != w.door || v.Close != (w.action == seal.Close) || v.Extend != (w.action == seal.Extend):
@@ -82,7 +94,7 @@ func (s *street) asked() (from netip.Addr, d []byte) {
 	if e, _ := v.Read(challenge); e != seal.Challenged {
 		s.dice.Fatal("the visitor's hello is not answered")
 	}
-	s.wants[string(seal.Message(v.Transcript(q, s.alice.who().Credential)))] = &wish{source: from, door: q.Door, action: q.Action}
+	s.wants[string(seal.Message(v.Transcript(q, s.alice.who().Credential)))] = &wish{source: from, door: q.Door, action: q.Action, at: s.now}
 	d = s.request(v, q, s.alice.who())
 	s.seen = append(s.seen, v.Hello(), d)
 	return from, d
@@ -98,14 +110,15 @@ func (s *street) knocks() {
 
 // single is a packet of the visitor's, which may be lost.
 func (s *street) single() {
-	if s.last = s.last.Add(time.Microsecond); s.now.After(s.last) {
-		s.last = s.now
+	clock := s.now.Round(0).Add(time.Duration(rapid.IntRange(-400, 400).Draw(s.dice, "the visitor's clock")) * time.Second)
+	if s.last = s.last.Add(time.Microsecond); clock.After(s.last) {
+		s.last = clock
 	}
 	door := rapid.SampledFrom([]string{"web", "panel"}).Draw(s.dice, "door")
 	id := credential.FingerprintOf(s.alice.blob())
 	p, err := seal.NewSinglePacket(s.peer, seal.X25519, seal.Request{Action: seal.Open, Door: door}, uint64(s.last.UnixMicro()), [8]byte(id[:]), visitor)
 	s.must(err)
-	s.wants[string(p.Message())] = &wish{source: visitor, door: door, action: seal.Open}
+	s.wants[string(p.Message())] = &wish{source: visitor, door: door, action: seal.Open, at: s.last.Round(0).Truncate(time.Microsecond)}
 	proof, _ := credential.SingleProof(s.alice.sign(p.Message()))
 	d, err := p.Datagram(proof)
 	s.must(err)
@@ -178,6 +191,11 @@ func (s *street) robs() {
 	s.sends(visitor, s.request(s.begin(visitor), web, w))
 }
 
+// passes is time that does.
+func (s *street) passes() {
+	s.now = s.now.Add(time.Duration(rapid.IntRange(0, 130).Draw(s.dice, "seconds")) * time.Second)
+}
+
 // lock locks the visitor's key, or unlocks it.
 func (s *street) lock() {
 	s.locked = !s.locked
@@ -196,7 +214,8 @@ func TestExplore(t *testing.T) {
 		s := &street{site: newSiteAt(t, now, alice.line("")), dice: dice, alice: alice, wants: map[string]*wish{}, thief: newSiteAt(t, now, alice.line(""))}
 		do := []func(){s.knocks, s.knocks, s.single, s.replays, s.replays, s.replays, s.replays, s.twice, s.guesses, s.robs, s.lock,
 			func() { s.asked() }, // and the request is lost
-			func() { s.now = s.now.Add(time.Duration(rapid.IntRange(0, 130).Draw(dice, "seconds")) * time.Second) },
+			func() { from, d := s.asked(); s.passes(); s.sends(from, d) },
+			s.passes,
 			func() {
 				s.now = stepped(t, s.now, time.Duration(rapid.IntRange(-7200, 7200).Draw(dice, "set by"))*time.Second)
 			},
