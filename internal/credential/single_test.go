@@ -131,7 +131,7 @@ func TestStands(t *testing.T) {
 		{"nothing known", keys, "somebody", false},
 		{"nothing", keys, "", false},
 	} {
-		if got := NewRing(c.o).Stands(now, "web", c.id); got != c.want {
+		if got := NewRing(c.o).Stands(now, "web", c.id) != nil; got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

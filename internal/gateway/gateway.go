@@ -103,6 +103,7 @@ type Gateway struct {
 	keepReading     keepReading       // of the files that they go by
 	alarms          alarms            // by those who have raised one lately
 	strangersDue    bool              // who has a grant is to be looked at, when the files were read
+	rechecked       bool              // that was done once: from then on, who may knock changes
 	visitors        visitors          // visitors to be answered
 	callers         callers           // operators whose orders take effect
 	sessionsChanged bool              // somebody has come in, or gone, since watchers were last notified

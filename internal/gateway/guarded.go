@@ -31,6 +31,8 @@ type guarded struct {
 	oddities []string // oddities of the last check, for people
 	refusals []audit.Record
 	waiters  []*waiter // operators who wait for the door to open
+	unlisted bool      // the kernel may have grants that it does not know, since these were too many
+	disowned bool      // no grant of which nobody knows whose it is may stand any more
 	openedBy string    // who opened it last, as records have it; "" if that is not known
 	expected expected  // visitors whose grants wait for the service
 	guesses  *audit.Guesses

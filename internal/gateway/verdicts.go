@@ -122,9 +122,12 @@ const mostOfOne = 1 << 12
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
-	if d.gw.banned(now, d.name(), k.By) {
+	switch j := d.gw.judge(now, d.name(), k); {
+	case j.Ends:
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
+	case !j.Until.IsZero() && (k.Latest.IsZero() || j.Until.Before(k.Latest)):
+		k.Latest = j.Until
 	}
 	switch _, granted := d.door.GrantedSince(k.Source, k.By); {
 	case granted:
@@ -215,15 +218,15 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 	})
 }
 
-// banned says whether somebody may not knock at a door any more: that may have become so
-// while their knock was on its way.
-func (g *Gateway) banned(now time.Time, door, party string) bool {
+// judge says whether somebody may not have what they knocked for any more, or not for so
+// long: that may have become so while their knock was on its way.
+func (g *Gateway) judge(now time.Time, at string, of door.Knock) door.Judgement {
 	for _, k := range g.keeps {
-		if k.banned(now, door, party) {
-			return true
+		if _, ours := whoOf(k.kind, of.By); ours {
+			return judgement(now, k.standing(now, at, of.By), of.Source)
 		}
 	}
-	return false
+	return door.Judgement{}
 }
 
 // alarms limits how often the same visitor raises one.
