@@ -18,9 +18,6 @@ const (
 	// that is Claimed.
 	shownInARow = 7
 
-	// few is how many datagrams that are Claimed may wait at a place that is not busy.
-	few = 4
-
 	// While more that are Shown wait to be opened, which takes a processor much longer than
 	// all else, what was heard is told together: each time it is told costs the gateway a
 	// turn. So much is told at once, and nothing waits longer than that and what is being
@@ -57,6 +54,7 @@ type queue struct {
 	turn    *list.Element // in the pool's turns, nil: nothing waits
 
 	pressure atomic.Int32 // how many that are Claimed wait
+	many     atomic.Int32 // with how many it is busy: more than that
 }
 
 // waiting is one datagram that is not Junk.
@@ -98,6 +96,9 @@ func (p *pool) share(each int) {
 func (p *pool) listen(q *queue, heard bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// Whoever is asked to show their source begins anew, and costs both sides more than
+	// waiting does: so many wait at once when a crowd knocks, for some milliseconds.
+	q.many.Store(int32(p.each / 2))
 	if q.heard = heard; heard || q.turn == nil {
 		return
 	}
@@ -183,9 +184,9 @@ func (q *queue) class(rank knock.Rank) *class {
 	return *c
 }
 
-// busy says whether more datagrams that are Claimed wait than are opened at once, with so
+// busy says whether more datagrams that are Claimed wait than half of what may, with so
 // many that are about to.
-func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > few }
+func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > int(q.many.Load()) }
 
 // run opens datagrams one after another, until close.
 func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {

@@ -141,11 +141,15 @@ func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	}
 }
 
-// A port is busy while more that is Claimed waits than a few, or is just coming.
+// A port is busy while more that is Claimed waits than half of what may, or is just coming:
+// a crowd that it can open in a moment is not asked to begin anew.
 func TestBusy(t *testing.T) {
 	var p pool
 	p.init(nil)
 	s := listenedTo()
+	p.share(8)
+	p.listen(&s.queue, true)
+	const few = 4
 	for i := range few {
 		if s.queue.busy(few - i) {
 			t.Errorf("busy with %d that wait and %d that come", i, few-i)
@@ -171,6 +175,10 @@ func TestBusy(t *testing.T) {
 	}
 	if p.listen(&s.queue, false); s.queue.busy(few) {
 		t.Error("busy when nothing is heard")
+	}
+	p.share(maxWaiting)
+	if p.listen(&s.queue, true); s.queue.busy(maxWaiting/2) || !s.queue.busy(maxWaiting/2+1) {
+		t.Errorf("with room for %d, %d are too many or %d are not", maxWaiting, maxWaiting/2, maxWaiting/2+1)
 	}
 }
 
