@@ -144,6 +144,7 @@ func (g *Gateway) end() {
 	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "stopped; the fence stays up and grants expire by themselves")
+	g.markLast()
 	g.writer.tryAgain()
 	g.flush(now)
 	g.finish()
