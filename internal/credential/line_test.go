@@ -277,7 +277,7 @@ func TestCutShortIsNotLessRestricted(t *testing.T) {
 		t.Errorf("%d keys and secrets count, want both when nothing is cut", counted)
 	}
 	_, found := ParseSecrets([]byte(strings.TrimSuffix(secrets, "\n")), "secrets")
-	const want = "secrets:2: the line has no end, so the file may be cut short: add a line break, if the options are all there"
+	const want = "secrets:2: the line has no end, so it may be cut short, and does not count: add a line break, if its options are all there"
 	if len(found) != 1 || found[0].String() != want {
 		t.Errorf("a secret without the end of its line: %v, want %s", found, want)
 	}

@@ -82,7 +82,7 @@ func ParseSecrets(text []byte, where string) ([]Secret, []Problem) {
 		s, err := parseSecret(string(line))
 		switch {
 		case !whole:
-			found.add(n, "the line has no end, so the file may be cut short: add a line break, if the options are all there")
+			found.add(n, "the line has no end, so it may be cut short, and does not count: add a line break, if its options are all there")
 			continue
 		case err != nil:
 			found.add(n, "%v", err)

@@ -30,7 +30,7 @@ func (f *Fence) Guard(doors []Door) error {
 	f.guarding.Lock()
 	defer f.guarding.Unlock()
 	late := lateDemux()
-	if changed, _, err := f.look(); err == nil && len(changed) == 0 {
+	if changed, all, err := f.look(); err == nil && all && len(changed) == 0 {
 		done, err := f.guardInParts(doors, late)
 		if err != nil {
 			return fmt.Errorf("fence: guard: %w", err)
