@@ -52,7 +52,7 @@ func newOffice(t *testing.T) *office {
 		}
 	}
 	var err error
-	if o.id, err = boundTo(o.key); err != nil {
+	if o.id, err = boundTo(o.key, false); err != nil {
 		t.Fatal(err)
 	}
 	random := rand.NewChaCha8([32]byte{1})
@@ -277,6 +277,11 @@ func TestRescueSheet(t *testing.T) {
 
 func TestInviteUsage(t *testing.T) {
 	o := newOffice(t)
+	token := filepath.Join(t.TempDir(), "token.pub")
+	if err := os.WriteFile(token, []byte(touchedKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const tokenFingerprint = "SHA256:/p0CbeE3dk2SyW1OXXsThGc12ezDVD8eGw2/vtztDfk"
 	const help = "doorward: hint: doorward invite --help\n"
 	for args, want := range map[string]string{
 		"invite":                                                   "2 --for is missing: whom the invite is for, such as --for alice\n" + help,
@@ -286,6 +291,7 @@ func TestInviteUsage(t *testing.T) {
 		"invite --for x --expires 53w":                             "6 an invite that lasts 32054400 seconds: allowed are 60 to 31622400 (366 days)\n",
 		"invite --for x --host gate:22":                            "2 --host: host \"gate:22\": allowed are names such as gate.example.org and IP addresses\n" + help,
 		"invite --for x --bind none.pub":                           "2 --bind: neither a fingerprint (SHA256:...) nor a public key nor a file of one: open none.pub: no such file or directory\n" + help,
+		"invite --for x --one-way --bind " + token:                 "2 --bind: the key " + tokenFingerprint + " is of type sk-ssh-ed25519@openssh.com, and with --one-way a single packet has room for Ed25519 keys, ECDSA keys of P-256 and machines' secrets alone: ask for another key\n" + help,
 		"invite --for x --qr --json":                               "2 --qr goes with neither --json nor --to\n" + help,
 		"invite --rescue 3 --for x":                                "2 --rescue and --for exclude one another\n" + help,
 		"invite --rescue 0":                                        "2 --rescue 0: allowed are 1 to 100 codes\n" + help,
