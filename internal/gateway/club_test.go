@@ -78,6 +78,7 @@ func (club) Identity(by string) string {
 
 type clubKept struct {
 	knock.Kept
+	ahead     *clubAhead // nil: it writes nothing ahead
 	rules     []knock.Use
 	locked    map[string]bool
 	spent     map[string]bool // codes
@@ -87,6 +88,21 @@ type clubKept struct {
 	judged    int                                                 // how often Stands was asked
 	readAloud []string                                            // what it was told of files
 	tells     func(door string, v knock.Verdict, o knock.Outcome) // called with what visitors are told, nil for nothing
+}
+
+// Ahead and Leave are of a club that writes ahead.
+func (k *clubKept) Ahead(now time.Time) ([]knock.Mark, func(bool)) {
+	if k.ahead == nil {
+		return nil, nil
+	}
+	return k.ahead.Ahead(now)
+}
+
+func (k *clubKept) Leave() []knock.Mark {
+	if k.ahead == nil {
+		return nil
+	}
+	return k.ahead.Leave()
 }
 
 // codeMark is how marks of codes that are spent begin.

@@ -99,6 +99,7 @@ type Gateway struct {
 	neverCompared   bool              // they have not been compared since the start
 	grantsLost      bool              // grants went with the table, and are not back yet
 	marks           marks             // what knocks have left behind
+	marksLost       bool              // some of it never reaches the disk
 	keeps           []*keep           // what all knocks of a kind have in common
 	keepReading     keepReading       // of the files that they go by
 	alarms          alarms            // by those who have raised one lately
@@ -436,6 +437,7 @@ func (g *Gateway) upkeep(now time.Time) {
 	}
 	g.lookForSpent()
 	g.readFiles(now, false)
+	g.markAhead(now)
 	for _, k := range g.keeps {
 		if f, ok := k.of.(knock.Forgetter); ok {
 			f.Forget(now)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"slices"
+	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
@@ -64,9 +65,40 @@ func storedMark(door, kind string, m knock.Mark) store.Mark {
 func (g *Gateway) remember(all []store.Mark) {
 	for _, m := range all {
 		if err := g.changes.mark(m); err != nil {
+			g.marksLost = true
 			g.log.Error("cannot save the marks of a knock; a restart would forget them", "door", m.Door, "kind", m.Knock, "err", err)
 		}
 	}
+}
+
+// markAhead saves what kinds are to have on disk ahead of knocks.
+func (g *Gateway) markAhead(now time.Time) {
+	for _, k := range g.keeps {
+		of, ok := k.of.(knock.MarksAhead)
+		if !ok || g.marksLost {
+			continue
+		}
+		if marks, done := of.Ahead(now); len(marks) > 0 {
+			g.first(k.stored(marks), func(_ time.Time, err error) { done(err == nil) })
+		}
+	}
+}
+
+// markLast saves what kinds are to have on disk when the daemon has ended as it should.
+func (g *Gateway) markLast() {
+	for _, k := range g.keeps {
+		if of, ok := k.of.(knock.MarksAhead); ok && !g.marksLost {
+			g.remember(k.stored(of.Leave()))
+		}
+	}
+}
+
+// stored returns marks of a kind's under no door.
+func (k *keep) stored(of []knock.Mark) (all []store.Mark) {
+	for _, m := range of {
+		all = append(all, storedMark("", k.kind, m))
+	}
+	return all
 }
 
 // forgetMarks forgets those of knocks that are gone: neither the configuration in use

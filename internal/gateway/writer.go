@@ -232,6 +232,7 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 		}
 		if refused == "" {
 			d.opens(now, k, v)
+			d.gw.markAhead(now)
 			return
 		}
 		d.undo(now, k, v, marks)

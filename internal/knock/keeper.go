@@ -72,6 +72,24 @@ type Forgetter interface {
 	Forget(now time.Time)
 }
 
+// MarksAhead is a Kept that has marks on disk before they are needed, so that knocks need
+// not wait for marks of their own. Commits have marks in the order in which the gateway was
+// given them.
+type MarksAhead interface {
+	Kept
+	// Ahead returns marks that are to be on disk soon, nil where none is due. done is called
+	// once, on the goroutine that Hear is called on: with true when they are on disk, or with
+	// false when nobody waits for that any more; then they may be there, may come there
+	// later, or never. Ahead is called every few seconds, and after each knock for whose
+	// marks the disk was waited for; not any more when a mark of a verdict was lost, since
+	// too many waited for the disk.
+	Ahead(now time.Time) (marks []Mark, done func(saved bool))
+	// Leave returns marks for the last commit before the daemon ends, which has, or follows,
+	// all marks of verdicts. It is not called when one of them was lost. Nothing is heard
+	// afterwards.
+	Leave() []Mark
+}
+
 // Use is a rule in use, at a door.
 type Use struct {
 	Door string

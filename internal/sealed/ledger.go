@@ -25,6 +25,7 @@ type ledger struct {
 	rescues map[string]*code
 
 	counters map[string]uint64 // the highest of each identity's single packets
+	horizon  horizon           // of them all
 
 	set *credential.Keys // of keys; nil when that has changed
 }
@@ -92,6 +93,8 @@ func newLedger(marks []knock.Mark) ledger {
 			l.read(l.invites, of, m.Value)
 		case rescueMark:
 			l.read(l.rescues, of, m.Value)
+		case horizonMark + " ":
+			l.horizon.read(m.Value)
 		case counterMark:
 			if len(m.Value) == 8 {
 				l.counters[of] = binary.BigEndian.Uint64(m.Value)

@@ -123,7 +123,7 @@ const fresh = 5 * time.Minute
 
 // single judges a single packet's counter.
 func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Verdict {
-	sent, counters := time.UnixMicro(int64(one.Counter)), r.kept.ledger.counters
+	sent, counters, horizon := time.UnixMicro(int64(one.Counter)), r.kept.ledger.counters, &r.kept.ledger.horizon
 	switch age := v.Time.Round(0).Sub(sent); { // by the wall clock, as the visitor's
 	case one.Counter > 1<<62 || age > fresh || age < -fresh:
 		return v.refuse(0, "the single packet is too old or too new: the clock of one side is wrong, or it was recorded", "stale")
@@ -131,12 +131,14 @@ func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Ver
 		return nil // a visitor sends it more than once, since nobody answers it
 	case one.Counter < counters[id]:
 		return v.refuse(0, "the single packet was used before", "replay")
+	case one.Counter <= horizon.floor:
+		return v.refuse(0, "the daemon did not end cleanly before its last start, and the single packet may have been used until then", "restart")
 	case counters[id] == 0 && len(counters) >= mostCounters:
 		return v.refuse(0, "single packets of too many are remembered", "crowded")
 	}
 	counters[id] = one.Counter
 	v.Marks = []knock.Mark{{Key: counterMark + id, Value: binary.BigEndian.AppendUint64(nil, one.Counter), Common: true}}
-	v.First = true
+	v.First = one.Counter > horizon.safe
 	return []knock.Verdict{v.Verdict}
 }
 
