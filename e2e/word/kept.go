@@ -123,7 +123,7 @@ func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Ch
 
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
-// Stands says that whoever has a word, or said one that has no name, may keep all.
+// Stands says whether a name has a word.
 func (k *kept) Stands(_ time.Time, _, by string) knock.Standing {
 	if strings.HasPrefix(by, "number ") || k.now.Load().book[by] != "" && !k.gone[by] {
 		return knock.Anywhere
