@@ -188,6 +188,10 @@ func (c *call) deny(a KeyArgs, into *map[string]string, kind, done string) (repl
 	case by != "":
 		return reply, wrong("doorward keys list", "%s is %s already: %s", e.ID, done, by)
 	}
+	if len(*into) >= mostDenied {
+		return reply, wrong("doorward keys list; for many keys or certificates, a list that a knock's revoked names (ssh-keygen -k)",
+			"%d identities are %s already, of %d at most: nothing was changed, and %s may still knock; take back some that no file has any more", len(*into), done, mostDenied, who)
+	}
 	stamp := c.stamp()
 	*into = with(*into, e.ID, stamp)
 	c.Marks = append(c.Marks, knock.Mark{Key: kind + e.ID, Value: []byte(stamp), Common: true})
