@@ -1,0 +1,91 @@
+package sealed
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/knock"
+)
+
+// What operators can lock and revoke is bounded, by an error that says so and what to do;
+// what a store has is read, however much it is, and taking some back makes room.
+func TestDenialsAreBounded(t *testing.T) {
+	id := func(n int) string { return credential.FingerprintOf(fmt.Append(nil, n)).String() }
+	for order, tt := range map[string]struct{ mark, back, done string }{
+		OrderLock:   {lockMark, OrderUnlock, "locked"},
+		OrderRevoke: {revokedMark, OrderRestore, "revoked"},
+	} {
+		alice := newKey("alice")
+		s := newSite(t, alice.line(""))
+		for n := range mostDenied {
+			s.save(knock.Mark{Key: tt.mark + id(n), Value: []byte("by operator root (uid 0)"), Common: true}, "")
+		}
+		s.restart(map[string]string{identityFile: identityText(7), keysFile: alice.line("")})
+		args, _ := json.Marshal(KeyArgs{Key: "alice"})
+		_, _, err := s.kept.Order(s.now, "operator root (uid 0)", order, args)
+		told, ok := errors.AsType[*knock.OrderError](err)
+		want := fmt.Sprintf("10000 identities are %s already, of 10000 at most: nothing was changed, and alice %s may still knock; take back some that no file has any more", tt.done, alice.id())
+		if !ok || told.Message != want || !strings.HasPrefix(told.Hint, "doorward keys list; ") {
+			t.Errorf("%s: %v, want %s", order, err, want)
+		}
+		if !s.opensFor(alice, "web") {
+			t.Errorf("%s: alice does not get in, although nothing was changed", order)
+		}
+		mustOrder[Done](s, tt.back, KeyArgs{Key: id(0)})
+		mustOrder[Done](s, order, KeyArgs{Key: "alice"})
+		if s.opensFor(alice, "web") {
+			t.Errorf("%s: alice gets in", order)
+		}
+	}
+}
+
+// What stands of a key's grants is what one of its lines still allows: from there, until then,
+// at this door.
+func TestWhatStandsWhereAndUntil(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t, alice.line(""))
+	at := func(n time.Duration) string { return s.now.Add(n).UTC().Format("20060102150405Z") }
+	clock := func(n time.Duration) string { return s.now.Add(n).In(time.Local).Format("15:04") }
+	here, there := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("198.51.100.7")
+	const no = -time.Second
+	for options, want := range map[string][2]time.Duration{ // how long a grant here and there may last; 0: for ever
+		"":                                    {0, 0},
+		`from="192.0.2.0/24"`:                 {0, no},
+		`from="!192.0.2.7,*"`:                 {no, 0},
+		`doors="panel"`:                       {no, no},
+		`expiry-time="` + at(-1) + `"`:        {no, no},
+		`expiry-time="` + at(time.Hour) + `"`: {time.Hour, time.Hour},
+		`from="198.51.100.7",expiry-time="` + at(time.Minute) + `"`:                                             {no, time.Minute},
+		`schedule="` + clock(-2*time.Hour) + "-" + clock(-time.Hour) + `"`:                                      {no, no},
+		`from="192.0.2.7",expiry-time="` + at(time.Minute) + `"` + "\n" + `expiry-time="` + at(time.Hour) + `"`: {time.Hour, time.Hour},
+		`expiry-time="` + at(time.Minute) + `"` + "\n" + `from="192.0.2.0/24"`:                                  {0, time.Minute},
+	} {
+		var text string
+		for line := range strings.SplitSeq(options, "\n") {
+			text += alice.line(line) + "\n"
+		}
+		if c := s.feed(keysFile, text); len(c.Warnings) > 0 {
+			t.Fatalf("%s: %v", options, c.Warnings)
+		}
+		standing := s.kept.Stands(s.now, "web", "alice "+alice.id())
+		for i, source := range []netip.Addr{here, there} {
+			got := no
+			if standing != nil {
+				if until, stands := standing(source); stands && until.IsZero() {
+					got = 0
+				} else if stands {
+					got = until.Sub(s.now).Round(time.Second)
+				}
+			}
+			if got != want[i] {
+				t.Errorf("%s: a grant to %s may last %v, want %v", options, source, got, want[i])
+			}
+		}
+	}
+}
