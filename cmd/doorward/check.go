@@ -134,8 +134,10 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 // with them: it is no mistake of the configuration, which may be for another machine.
 func inspect(c *config.Config, warn func(problem, hint string)) {
 	seen := map[string]bool{}
+	var uses []knock.Use
 	for i := range c.Doors {
 		for _, k := range c.Doors[i].Knocks {
+			uses = append(uses, knock.Use{Door: c.Doors[i].Name, Rule: k.Rule})
 			r, ok := k.Rule.(knock.Equipped)
 			if !ok {
 				continue
@@ -147,6 +149,9 @@ func inspect(c *config.Config, warn func(problem, hint string)) {
 				}
 			}
 		}
+	}
+	for _, w := range knock.Twofold(uses) {
+		warn(w, "")
 	}
 }
 

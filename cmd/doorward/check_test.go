@@ -141,3 +141,25 @@ func TestCheckReadsStandardInput(t *testing.T) {
 		})
 	}
 }
+
+// A file that is one thing to a knock and another to a second is warned of, as the daemon
+// does, which has the second open nothing.
+func TestCheckSeesWhatIsTwoThings(t *testing.T) {
+	dir := t.TempDir()
+	var text string
+	for _, door := range []string{"web", "panel"} {
+		text += fmt.Sprintf("[door.%s]\nports = [\"%d/tcp\"]\n[[door.%[1]s.knock]]\nkind = \"sealed\"\nidentity = \"%[3]s/sealed.key\"\n",
+			door, 8000+len(door), dir)
+	}
+	one := strings.Replace(text, "[door.panel]", "keys = \"/f\"\n[door.panel]", 1) + "keys = \"/f\"\n"
+	two := strings.Replace(text, "[door.panel]", "keys = \"/f\"\n[door.panel]", 1) + "revoked = \"/f\"\n"
+	two = strings.ReplaceAll(two, "/f\"", dir+"/f\"")
+	one = strings.ReplaceAll(one, "/f\"", dir+"/f\"")
+	want := fmt.Sprintf("warning: %s/f is revoked of door \"panel\" and keys of door \"web\", and the knock of the second opens nothing: give it a file of its own", dir)
+	if status, out, _ := runCheck(t, machineOf(), two); status != 0 || !strings.Contains(out, want) {
+		t.Errorf("status %d, %s\nwant 0, %s", status, out, want)
+	}
+	if status, out, _ := runCheck(t, machineOf(), one); status != 0 || strings.Contains(out, "opens nothing: give") {
+		t.Errorf("one file that is the same to both: status %d, %s", status, out)
+	}
+}

@@ -260,7 +260,7 @@ func TestTheDocumentedHashes(t *testing.T) {
 			w.Add([]byte(line))
 		}
 	}
-	if v := w.End(0); v.Records != 2 || !v.Sound || v.Decided == nil || v.Decided.ID != 2 {
+	if v := w.End(0); v.Records != 2 || !v.Sound || v.Visits == nil || v.Visits.ID != 2 {
 		t.Errorf("got %+v, want two records that follow one another", v)
 	}
 }

@@ -1,11 +1,15 @@
 package credential
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // certificate is one that a visitor has shown (PROTOCOL.certkeys), and what it says.
@@ -86,6 +90,28 @@ func (c *certificate) expires() (time.Time, bool) {
 // seconds is a time as certificates have it. Those beyond what a time.Time can have are
 // so far away that it makes no difference.
 func seconds(n uint64) time.Time { return time.Unix(int64(min(n, 1<<40)), 0) }
+
+// mostAs is how many bytes of a name are principals.
+const mostAs = 36
+
+// name is the name of who has shown the certificate, which these lines of its authority are
+// about. Nothing in its key ID passes for principals.
+func (c *certificate) name(lines []*Key) string {
+	as, verb := c.principals, "has"
+	counts := slices.DeleteFunc(slices.Clone(as), func(p string) bool {
+		return !slices.ContainsFunc(lines, func(l *Key) bool { return slices.Contains(l.Options.Principals, p) })
+	})
+	if len(counts) > 0 {
+		as, verb = counts, "as"
+	}
+	plain := strings.NewReplacer("(", "", ")", "")
+	id := Name(plain.Replace(c.id))
+	if len(as) == 0 {
+		return id
+	}
+	of := " (" + verb + " " + legible.Clip(cmp.Or(Name(plain.Replace(strings.Join(as, ","))), "?"), mostAs-len(" (has )")) + ")"
+	return strings.TrimSpace(legible.Clip(id, mostName-len(of)) + of)
+}
 
 // certifies says whether the certificate has one of an authority's principals.
 func (c *certificate) certifies(principals []string) bool {

@@ -76,8 +76,8 @@ func TestCertificatesOfOpenSSH(t *testing.T) {
 		if got := reasonOf(p, c.ask); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
-		if by := p.By(); !strings.HasPrefix(by, "alice in person cert:0:") || ID(by) != mustKey(t, key).Fingerprint.String() {
-			t.Errorf("%s: By is %q, want the key ID, the certificate and the fingerprint of its key", c.name, by)
+		if by := p.By(); !strings.HasPrefix(by, "alice in person ") || c.name != "no principal" && !strings.Contains(by, ") cert:0:") || ID(by) != mustKey(t, key).Fingerprint.String() {
+			t.Errorf("%s: By is %q, want the key ID, the principals, the certificate and the fingerprint of its key", c.name, by)
 		}
 	}
 }
@@ -385,6 +385,33 @@ func TestAddresses(t *testing.T) {
 			if a.Admit(netip.MustParseAddr(s)) {
 				t.Errorf("%s admits %s", c.from, s)
 			}
+		}
+	}
+}
+
+// A certificate's name is its key ID and the principals that it counts for, or those that it
+// has: in 64 bytes, legibly, and with nothing of it passing for something else.
+func TestNamesOfCertificates(t *testing.T) {
+	line := &Key{Options: &Options{Principals: []string{"ops", "dev", strings.Repeat("x", 80)}}}
+	for _, tt := range []struct {
+		id, want   string
+		principals []string
+	}{
+		{"alice", "alice (as ops)", []string{"web", "ops"}},
+		{"alice", "alice (as dev,ops)", []string{"dev", "ops"}},
+		{"alice", "alice (has web,root)", []string{"web", "root"}},
+		{"alice", "alice", nil},
+		{"", "(as ops)", []string{"ops"}},
+		{"alice (as root)", "alice as root (as ops)", []string{"ops"}},
+		{"alice", "alice (has x as root)", []string{"x) (as root"}},
+		{"alice SHA256:x", "alice (has ?)", []string{"cert:7:x"}},
+		{"al\x1b[2Jice", "al\ufffd[2Jice (has \ufffdbob)", []string{"\u202ebob"}},
+		{strings.Repeat("a", 80), strings.Repeat("a", 52) + "… (as ops)", []string{"ops"}},
+		{strings.Repeat("a", 80), strings.Repeat("a", 26) + "… (as " + strings.Repeat("x", 26) + "…)", []string{strings.Repeat("x", 80)}},
+	} {
+		c := &certificate{id: tt.id, principals: tt.principals}
+		if got := c.name([]*Key{line}); got != tt.want || len(got) > mostName {
+			t.Errorf("%q with %q: named %q (%d bytes), want %q", tt.id, tt.principals, got, len(got), tt.want)
 		}
 	}
 }

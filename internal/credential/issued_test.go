@@ -79,7 +79,8 @@ func TestStandsWithACertificate(t *testing.T) {
 		}
 	}
 	// What cannot be read is nobody's certificate, and no comment passes for one.
-	words := strings.Fields(by)
+	words := strings.Fields(by[strings.Index(by, "cert:")-1:])
+	words = append([]string{"alice"}, words...)
 	stands := func(by string) bool {
 		return NewRing(file(ca.key(t, `cert-authority,principals="ops"`), visitor.key(t, ""))).Stands(now, "web", by) != nil
 	}
@@ -88,8 +89,8 @@ func TestStandsWithACertificate(t *testing.T) {
 			t.Errorf("a certificate told as %q stands", bent)
 		}
 	}
-	if name := Name(by); name != "alice" {
-		t.Errorf("a comment of %q names its key %q, want alice", by, name)
+	if name := Name(by); name != "alice (as dev,ops)" {
+		t.Errorf("a comment of %q names its key %q, want the name alone", by, name)
 	}
 	if !stands("alice " + ID(by)) {
 		t.Error("the key itself, which is in the file, does not stand")

@@ -137,7 +137,8 @@ func (r *Ring) Key(f Fingerprint, message, sig []byte) (*Party, bool) {
 }
 
 // Certificate returns whose certificate it is, if an authority of the ring has signed it
-// and sig is its key's signature for a message. Its name is its key ID.
+// and sig is its key's signature for a message. Its name is its key ID, and for which of its
+// principals it counts: "alice (as ops)", or which it has where it counts for none of them.
 func (r *Ring) Certificate(certificate, message, sig []byte) (*Party, bool) {
 	s, ok := parseSignature(sig)
 	c, ok2 := parseCertificate(certificate)
@@ -150,7 +151,7 @@ func (r *Ring) Certificate(certificate, message, sig []byte) (*Party, bool) {
 	if !r.verify(c.signature, c.authority, c.signed) || !r.verify(s, c.key, Signed(message)) || len(lines) == 0 {
 		return nil, false
 	}
-	p := r.party(FingerprintOf(c.key).String(), Name(c.id))
+	p := r.party(FingerprintOf(c.key).String(), c.name(lines))
 	p.security, p.flags = isSecurityKey(s.format), s.flags
 	p.certificate, p.issued = c, issuedBy(c, authority, lines)
 	p.locked = p.locked || r.o.Locked[authority.String()]

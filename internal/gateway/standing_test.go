@@ -60,7 +60,9 @@ func TestWhatMayBeSpentEndsAtOnce(t *testing.T) {
 		c := openClub(t, newMachine(), strings.Replace(clubDoors, "[door.web]\n", "[door.web]\nsingle_use = true\n", 1))
 		c.says(visitor, "web open alice")
 		c.m.spend(grantKey{"web", door.Source(visitor)})
-		c.m.do(func() { c.files.text["/members"] = "alice," + time.Now().Add(11*time.Second).UTC().Format(time.RFC3339) + " bob" })
+		c.m.do(func() {
+			c.files.text["/members"] = "alice," + time.Now().Add(11*time.Second).UTC().Format(time.RFC3339) + " bob"
+		})
 		c.sync(func(now time.Time) { c.readFiles(now, true) })
 		synctest.Wait()
 		c.m.do(func() {

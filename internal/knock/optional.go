@@ -1,6 +1,7 @@
 package knock
 
 import (
+	"fmt"
 	"io"
 	"time"
 )
@@ -76,6 +77,29 @@ type Equipped interface {
 	Uses() []File
 	// Maker is the command, word by word, that makes a file without which nobody can knock.
 	Maker() []string
+}
+
+// Twofold warns of files that are one thing to one knock and another to another, which is
+// the one that cannot use it.
+func Twofold(uses []Use) (warnings []string) {
+	type first struct{ as, door string }
+	known := make(map[string]first) // by path
+	for _, u := range uses {
+		r, ok := u.Rule.(Equipped)
+		if !ok {
+			continue
+		}
+		for _, f := range r.Uses() {
+			before, is := known[f.Path]
+			if !is {
+				known[f.Path] = first{f.As, u.Door}
+			} else if before.as != f.As {
+				warnings = append(warnings, fmt.Sprintf("%s is %s of door %q and %s of door %q, and the knock of the second opens nothing: give it a file of its own",
+					f.Path, before.as, before.door, f.As, u.Door))
+			}
+		}
+	}
+	return warnings
 }
 
 // Timed is a Rule of which some knocks have a time in them.

@@ -1,7 +1,6 @@
 package sealed
 
 import (
-	"fmt"
 	"io"
 	"time"
 
@@ -43,25 +42,7 @@ func (k *kept) Use(now time.Time, uses []knock.Use) []string {
 	}
 	k.files = files
 	k.publish(now)
-	return k.twofold()
-}
-
-// twofold warns of files that are one thing to one knock and another to another, which is
-// the one who cannot use it.
-func (k *kept) twofold() (warnings []string) {
-	first := make(map[string]string) // the doors, by path
-	for _, u := range k.uses {
-		for _, f := range rule(u.Rule).Uses() {
-			if first[f.Path] == "" {
-				first[f.Path] = u.Door
-			}
-			if as := k.files[f.Path].as; as != f.As {
-				warnings = append(warnings, fmt.Sprintf("%s is %s of door %q and %s of door %q, and the knock of the second opens nothing: give it a file of its own",
-					f.Path, as, first[f.Path], f.As, u.Door))
-			}
-		}
-	}
-	return warnings
+	return knock.Twofold(uses)
 }
 
 // file is what a file has that is something to a knock; nothing, if it is something else.
