@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,6 +147,23 @@ func key() string {
 // knock has fwknop's own client make the packet and keeps it, so that the time
 // begins when it is sent and not when a process starts.
 func (f *fwknopd) knock(source string) (func() error, error) {
+	packet, err := f.packet(source)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := f.dial(source)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		defer conn.Close()
+		time.Sleep(f.delay)
+		_, err := conn.Write(packet)
+		return err
+	}, nil
+}
+
+func (f *fwknopd) packet(source string) ([]byte, error) {
 	file := f.b.Path("packet-" + source)
 	cmd := f.b.visitor.Command(context.Background(), "fwknop", "--test", "--save-packet", file,
 		"-A", fmt.Sprintf("tcp/%d", port), "-a", source, "-D", serverAddr, "--no-save-args",
@@ -154,17 +173,78 @@ func (f *fwknopd) knock(source string) (func() error, error) {
 		return nil, fmt.Errorf("fwknop: %w: %s", err, out)
 	}
 	packet, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+	return bytes.TrimSpace(packet), err
+}
+
+func (f *fwknopd) dial(source string) (*net.UDPConn, error) {
+	return net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(serverAddr), Port: 62201})
+}
+
+// person is a visitor of fwknopd's.
+type person struct {
+	*net.UDPConn
+	packet []byte
+	from   [4]byte
+	sent   time.Time
+}
+
+// knocks are as many a second as there are when so many visitors knock at the same time,
+// each from a source of its own. A packet whose source is not let in is sent again: of what
+// has arrived since it looked last, a tenth of a second ago, fwknopd reads the last packet.
+func (f *fwknopd) knocks(ctx context.Context, visitors int) (string, error) {
+	var all []*person
+	for range visitors {
+		source, err := f.b.source()
+		if err != nil {
+			return "", err
+		}
+		p := &person{from: netip.MustParseAddr(source).As4()}
+		if p.packet, err = f.packet(source); err != nil {
+			return "", err
+		}
+		if p.UDPConn, err = f.dial(source); err != nil {
+			return "", err
+		}
+		defer p.Close()
+		all = append(all, p)
 	}
-	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(serverAddr), Port: 62201})
-	if err != nil {
-		return nil, err
+	ctx, stop := context.WithTimeout(ctx, manyLast)
+	defer stop()
+	begun, took := time.Now(), manyLast
+	for len(all) > 0 && ctx.Err() == nil {
+		for i, p := range slices.Backward(all) {
+			if time.Since(p.sent) >= again {
+				// fwknopd sniffs, and the kernel answers the packet before: nobody listens there.
+				_, err := p.Write(p.packet)
+				if errors.Is(err, unix.ECONNREFUSED) {
+					_, err = p.Write(p.packet)
+				}
+				if err != nil {
+					return "", err
+				}
+				p.sent = time.Now()
+			}
+			switch open, err := connects(p.from, netip.MustParseAddr(serverAddr).As4()); {
+			case err != nil:
+				return "", err
+			case open:
+				took, all = time.Since(begun), slices.Delete(all, i, i+1)
+			}
+		}
 	}
-	return func() error {
-		defer conn.Close()
-		time.Sleep(f.delay)
-		_, err := conn.Write([]byte(strings.TrimSpace(string(packet))))
+	return fmt.Sprintf("%.0f a second, %d lost", float64(visitors-len(all))/took.Seconds(), len(all)), nil
+}
+
+// manyPackets counts fwknopd's knocks.
+func manyPackets(ctx context.Context, b *bench, s *strain) func() string {
+	note := ""
+	err := b.visitor.Do(func() (err error) {
+		f, _ := s.gate.(*fwknopd)
+		note, err = f.knocks(ctx, len(sealed{}.people))
 		return err
-	}, nil
+	})
+	if err != nil {
+		note = err.Error()
+	}
+	return func() string { return note }
 }

@@ -48,6 +48,7 @@ func runSealed(ctx context.Context, o options) error {
 	all := []*strain{
 		{name: "knocks a second, hybrid suite, key", gate: oneCore(seal.Hybrid, 0), run: many(func(g *sealed) func(int) prover { return g.byKey })},
 		{name: "knocks a second, X25519, secret", gate: oneCore(seal.X25519, 0), run: many(func(g *sealed) func(int) prover { return g.bySecret })},
+		{name: "fwknopd, knocks a second", gate: &fwknopd{}, run: manyPackets},
 		{name: "junk without a tag", gate: oneCore(seal.Hybrid, 0), runs: o.runs, run: junk(false, 0)},
 		{name: "junk with a tag", gate: oneCore(seal.Hybrid, 0), runs: o.runs, run: junk(true, 0)},
 		{name: "fwknopd, 20,000 a second", gate: &fwknopd{}, runs: 5, run: junk(false, 20_000)},

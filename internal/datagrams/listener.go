@@ -271,6 +271,7 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 		l.withheld.Add(1)
 	default:
 		w.origin.send(w.datagram.Path, answer)
+		w.answered = true
 	}
 	w.origin.opened(ok || answer != nil)
 	return knock.Heard{

@@ -18,6 +18,10 @@ const (
 	// that is Claimed.
 	shownInARow = 7
 
+	// few is how many datagrams that are Claimed may wait in a flood at a place that is not
+	// busy.
+	few = 4
+
 	// While more that are Shown wait to be opened, which takes a processor much longer than
 	// all else, what was heard is told together: each time it is told costs the gateway a
 	// turn. So much is told at once, and nothing waits longer than that and what is being
@@ -54,7 +58,7 @@ type queue struct {
 	turn    *list.Element // in the pool's turns, nil: nothing waits
 
 	pressure atomic.Int32 // how many that are Claimed wait
-	many     atomic.Int32 // with how many it is busy: more than that
+	many     atomic.Int32 // how many of these may wait while it is not busy
 }
 
 // waiting is one datagram that is not Junk.
@@ -66,6 +70,7 @@ type waiting struct {
 	by       *glance
 
 	done, ok bool // it was opened, and was a knock
+	answered bool // or was answered
 	heard    knock.Heard
 }
 
@@ -96,9 +101,7 @@ func (p *pool) share(each int) {
 func (p *pool) listen(q *queue, heard bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// Whoever is asked to show their source begins anew, and costs both sides more than
-	// waiting does: so many wait at once when a crowd knocks, for some milliseconds.
-	q.many.Store(int32(p.each / 2))
+	q.many.Store(p.patience(true))
 	if q.heard = heard; heard || q.turn == nil {
 		return
 	}
@@ -184,7 +187,18 @@ func (q *queue) class(rank knock.Rank) *class {
 	return *c
 }
 
-// busy says whether more datagrams that are Claimed wait than half of what may, with so
+// patience is how many datagrams that are Claimed may wait at a place that is not busy,
+// where the last one that was opened was something, or was not. Whoever is asked to show
+// their source begins anew, and costs both sides more than waiting for some milliseconds
+// does, so that a crowd of visitors is not asked. In a flood others would have to wait.
+func (p *pool) patience(something bool) int32 {
+	if !something {
+		return few
+	}
+	return int32(max(few, p.each/2))
+}
+
+// busy says whether more datagrams that are Claimed wait than it has patience for, with so
 // many that are about to.
 func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > int(q.many.Load()) }
 
@@ -267,6 +281,9 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	defer p.roomAgain(p.full())
 	heard.Time = w.heard.Time
 	w.heard, w.ok, w.done = heard, ok, true
+	if w.rank == knock.Claimed {
+		w.queue.many.Store(p.patience(ok || w.answered))
+	}
 	for first := p.opening.Front(); first != nil; first = p.opening.Front() {
 		f, _ := first.Value.(*waiting)
 		if !f.done {

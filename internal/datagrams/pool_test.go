@@ -141,15 +141,15 @@ func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	}
 }
 
-// A port is busy while more that is Claimed waits than half of what may, or is just coming:
-// a crowd that it can open in a moment is not asked to begin anew.
+// A port is busy while more that is Claimed waits than it has patience for, or is just
+// coming. In a flood, of which what was opened last was nothing, that is a few; a crowd of
+// visitors is not asked to begin anew.
 func TestBusy(t *testing.T) {
 	var p pool
 	p.init(nil)
 	s := listenedTo()
-	p.share(8)
+	p.share(2 * few)
 	p.listen(&s.queue, true)
-	const few = 4
 	for i := range few {
 		if s.queue.busy(few - i) {
 			t.Errorf("busy with %d that wait and %d that come", i, few-i)
@@ -177,8 +177,25 @@ func TestBusy(t *testing.T) {
 		t.Error("busy when nothing is heard")
 	}
 	p.share(maxWaiting)
-	if p.listen(&s.queue, true); s.queue.busy(maxWaiting/2) || !s.queue.busy(maxWaiting/2+1) {
-		t.Errorf("with room for %d, %d are too many or %d are not", maxWaiting, maxWaiting/2, maxWaiting/2+1)
+	p.listen(&s.queue, true)
+	for _, tt := range []struct {
+		rank         knock.Rank
+		ok, answered bool
+		most         int
+	}{
+		{knock.Claimed, true, false, maxWaiting / 2},
+		{knock.Claimed, false, false, few},
+		{knock.Shown, true, false, few}, // says nothing of those
+		{knock.Claimed, false, true, maxWaiting / 2},
+		{knock.Shown, false, false, maxWaiting / 2},
+	} {
+		p.comeFrom(s, netip.MustParseAddr(visitor4), tt.rank, "something")
+		w := p.next()
+		w.answered = tt.answered
+		p.finish(w, knock.Heard{}, tt.ok)
+		if s.queue.busy(tt.most) || !s.queue.busy(tt.most+1) {
+			t.Errorf("%+v was opened: %d are too many, or %d are not", tt, tt.most, tt.most+1)
+		}
 	}
 }
 

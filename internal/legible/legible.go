@@ -55,7 +55,7 @@ func Clip(s string, most int) string {
 // which means the same. encoding/json escapes only those below U+0020 and two others.
 // Text without such characters is returned as it is.
 func JSON(text []byte) []byte {
-	if !bytes.ContainsFunc(text, escaped) {
+	if plain(text) || !bytes.ContainsFunc(text, escaped) {
 		return text
 	}
 	out := make([]byte, 0, len(text)+64)
@@ -73,6 +73,17 @@ func JSON(text []byte) []byte {
 		text = text[n:]
 	}
 	return out
+}
+
+// plain reports whether text is of ASCII characters that print, or stand between values in
+// JSON, as nearly all is that a log gets in a second.
+func plain(text []byte) bool {
+	for _, c := range text {
+		if c >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // escaped reports whether r is to be escaped in JSON, where characters below U+0020

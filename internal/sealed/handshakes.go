@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type minute struct {
 	many    []uint16          // handshakes, by whose they are: visitors are told apart by a hash
 	ports   [][]seal.Port     // doors' that were told, the first none
 	places  map[string]uint16 // in that list, by the text of the ports
+	last    uint16            // the place of those that were told last
 }
 
 // number is the first two thirds of a handshake's number, which the gateway has drawn.
@@ -99,24 +101,29 @@ func (h *handshakes) note(k *seal.Knock, a seal.Answer, at time.Time) {
 		left += at.Sub(k.Issued)
 	}
 	e.left = uint32(min(max(left/time.Millisecond, 0), math.MaxUint32)) // as much as can be told
-	n, text := numberOf(k), fmt.Sprint(a.Ports)
+	n := numberOf(k)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, in := range []*minute{h.now, h.old} {
+	for _, in := range [...]*minute{h.now, h.old} {
 		if in.has(n) {
-			e.ports = in.place(a.Ports, text)
+			e.ports = in.place(a.Ports)
 			in.answers[n] = e
 		}
 	}
 }
 
-// place is where a door's ports are in the list.
-func (m *minute) place(ports []seal.Port, text string) uint16 {
+// place is where a door's ports are in the list. Most are where the last ones were.
+func (m *minute) place(ports []seal.Port) uint16 {
+	if slices.Equal(m.ports[m.last], ports) {
+		return m.last
+	}
+	text := fmt.Sprint(ports)
 	at, ok := m.places[text]
 	if !ok && len(m.ports) < math.MaxUint16 { // nobody has more doors: they would be told none
 		at = uint16(len(m.ports))
 		m.ports, m.places[text] = append(m.ports, ports), at
 	}
+	m.last = at
 	return at
 }
 
