@@ -53,6 +53,10 @@
 //   - repliesEach answers a second to a prefix, none longer than its datagram, so that
 //     nobody is flooded by way of the listener, and nothing is amplified.
 //
+// A datagram that comes alone while nothing waits and nothing is being opened is opened by
+// the goroutine that has read it, if that takes little time (knock.Brief): to wake another
+// one takes a good part of the time that a knock takes. It counts as one of the pool's.
+//
 // The pool has a goroutine for each processor of the machine, but one fewer than run Go
 // code at a time, and at least one: more would only take turns with each other, and with
 // the gateway. Go has no priorities; so every goroutine that could hold up the gateway yields after each
@@ -225,7 +229,9 @@ func (l *Listener) start() {
 		return
 	}
 	l.started = true
-	for range max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) {
+	openers := max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1))
+	l.pool.limit(openers)
+	for range openers {
 		l.running.Go(func() { l.pool.run(l.open) })
 	}
 	l.running.Go(l.pool.deliver)
