@@ -180,8 +180,14 @@ func (o *acceptOptions) identify(ctx context.Context, p *passage, invite profile
 	if p.profile.Key, err = o.choose(ctx, p.e, invite); err != nil {
 		return err
 	}
-	return p.unlock(ctx)
+	if err = p.unlock(ctx); errors.Is(err, signer.ErrNotSingle) {
+		return withHint(errors.Unwrap(err), notSingleHint)
+	}
+	return err
 }
+
+// notSingleHint is what to do where a key cannot sign single packets.
+const notSingleHint = "the invite is not used up: ssh-keygen -t ed25519, and accept it again; or --key FILE names another key; or ask for an invite without --one-way"
 
 // readInvite reads the invite from wherever the argument says.
 func readInvite(ctx context.Context, e *env, arg string) (v profile.Invite, err error) {
@@ -307,17 +313,21 @@ func (o *acceptOptions) choose(ctx context.Context, e *env, v profile.Invite) (p
 		return keyNamed(o.key)
 	}
 	ask := !o.yes && !o.json && output.IsTerminal(e.stdin)
+	if v.OneWay {
+		fit := slices.DeleteFunc(slices.Clone(all), func(c signer.Candidate) bool { return !c.Single })
+		if len(fit) == 0 && len(all) > 0 {
+			return profile.Key{}, withHint(fmt.Errorf("the invite is for single packets, and of your keys none can sign those: "+
+				"%w:\n%s", signer.ErrNotSingle, candidateList(all)), notSingleHint)
+		}
+		all = fit
+	}
 	switch {
 	case len(all) == 0:
 		return profile.Key{}, withHint(errors.New("there is no SSH key: none in ssh-agent, and no ~/.ssh/id_*.pub"), "ssh-keygen -t ed25519; or --key FILE names one")
 	case len(all) == 1 && !ask, o.yes:
 		return all[0].Key, nil
 	case !ask:
-		var list []string
-		for _, c := range all {
-			list = append(list, candidateText(c))
-		}
-		return profile.Key{}, &usageError{withHint(fmt.Errorf("there are several keys, and --key is missing:\n  %s", strings.Join(list, "\n  ")), "--key %s, or --yes for the first", all[0].Fingerprint)}
+		return profile.Key{}, &usageError{withHint(fmt.Errorf("there are several keys, and --key is missing:\n%s", candidateList(all)), "--key %s, or --yes for the first", all[0].Fingerprint)}
 	}
 	return askKey(ctx, e, v, all)
 }
@@ -342,6 +352,15 @@ func askKey(ctx context.Context, e *env, v profile.Invite, all []signer.Candidat
 		}
 		fmt.Fprintf(e.stderr, "%q: allowed are 1 to %d\n", text, len(all))
 	}
+}
+
+// candidateList has a line for each key.
+func candidateList(all []signer.Candidate) string {
+	var lines []string
+	for _, c := range all {
+		lines = append(lines, "  "+candidateText(c))
+	}
+	return strings.Join(lines, "\n")
 }
 
 func candidateText(c signer.Candidate) string {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/client/clienttest"
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/profile"
@@ -40,6 +41,7 @@ type traveller struct {
 	ctx     context.Context
 	printed func() // called after each print to standard output; may be nil
 	visits  *visit.Visitor
+	network *client.Client
 }
 
 var inviteCode = [16]byte{7, 7}
@@ -92,7 +94,7 @@ func (v *traveller) run(args ...string) (code int, stdout, stderr string) {
 	v.t.Helper()
 	var out, errs bytes.Buffer
 	e := &env{stdin: strings.NewReader(""), stdout: &watched{&out, v.printed}, stderr: &errs, getenv: func(name string) string { return v.vars[name] },
-		now: func() time.Time { return v.now }, profiles: profile.Directory(filepath.Join(v.home, "profiles")), visits: v.visits,
+		now: func() time.Time { return v.now }, profiles: profile.Directory(filepath.Join(v.home, "profiles")), visits: v.visits, knocks: v.network,
 		ask: func(_ context.Context, prompt string, _ bool) ([]byte, error) {
 			v.asked = append(v.asked, prompt)
 			if len(v.answers) == 0 {

@@ -29,8 +29,8 @@ type entrance struct {
 	timeout time.Duration
 	// untouched says that nobody is to be asked for the touch of a security key.
 	untouched bool
-	strict    bool // the door's own ports alone
-	left      bool // the door stays open, since another call needs it
+	strict    bool   // the door's own ports alone
+	needed    string // why the door is not closed behind this call, once that is known
 }
 
 var errTouch = withHint(errors.New("the profile's key takes a touch, which Match exec never asks for"), "doorward ssh-config PROFILE --install, without --match")
@@ -97,7 +97,7 @@ func plainHost(h string) string {
 // connect connects to a port behind the door, and knocks if it is not known to be open.
 // Port 0 is the door's first of TCP.
 func (n *entrance) connect(ctx context.Context, port uint16) (net.Conn, error) {
-	defer n.door.Stay()()
+	defer n.stay(ctx).End()
 	known := n.door.Known()
 	if conn, err := n.through(ctx, known, port); conn != nil || err != nil {
 		return conn, err
@@ -161,8 +161,10 @@ func (n *entrance) allowed(port uint16) (uint16, error) {
 // the door is not known to be open, not again within seconds after a knock in vain, and
 // never with what would ask somebody.
 func (n *entrance) match(ctx context.Context) error {
+	defer n.stay(ctx).End()
 	known := n.door.Known()
 	if len(n.standing(known)) > 0 {
+		n.promise(known.Until, sshSoon)
 		return nil
 	}
 	turn, err := n.turn(ctx)
@@ -171,6 +173,7 @@ func (n *entrance) match(ctx context.Context) error {
 	}
 	defer turn.Release()
 	if known = n.door.Known(); len(n.standing(known)) > 0 {
+		n.promise(known.Until, sshSoon)
 		return nil
 	}
 	if age := n.e.clock().Sub(known.At); known.Failed != nil && age >= 0 && age < notAgain {
@@ -179,7 +182,10 @@ func (n *entrance) match(ctx context.Context) error {
 	quiet := *n.e
 	quiet.ask = func(context.Context, string, bool) ([]byte, error) { return nil, signer.ErrNobody }
 	n.e, n.untouched = &quiet, true
-	_, err = n.ask(ctx, known)
+	fresh, err := n.ask(ctx, known)
+	if err == nil {
+		n.promise(fresh.Until, sshSoon)
+	}
 	return err
 }
 
@@ -304,16 +310,6 @@ func (n *entrance) held(k client.Held) {
 		own.request.Action = seal.Close
 	}
 	(&entrance{passage: &own, door: n.door}).note(k.Result)
-}
-
-// stay says to other calls that the door is to stay open, and returns what client.Hold
-// asks at its end: only the last of them closes it.
-func (n *entrance) stay() (leave func() bool) {
-	last := n.door.Stay()
-	return func() bool {
-		n.left = !last()
-		return n.left
-	}
 }
 
 // knownFrom is what is known after a knock was answered.

@@ -19,6 +19,11 @@ networks. Interrupted (Ctrl-C) or terminated, or when its terminal or the reader
 output is gone, hold closes the door behind you and ends; connections that stand are not
 affected.
 
+The door stays open where another call of yours on this machine needs it: a hold or run,
+an ssh that is just connecting, or a knock until the time that it was told. To a gateway
+you are a key at an address. So machines with the same key behind one router are one
+visitor to it, and hold closes the door for all of them: give each a key of its own.
+
 A gateway that does not answer for a while is asked again until it does. Only if the
 first knock is in vain, or when the gateway refuses one, does hold give up.
 
@@ -84,10 +89,12 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 	}
 	h := &holding{passage: p, json: asJSON, entrance: newEntrance(e, p)}
 	k := p.knock()
-	k.Leave = h.entrance.stay()
+	stay := h.entrance.stay(ctx)
+	defer stay.End()
+	k.Leave = func() bool { return h.entrance.leave(stay) }
 	err = e.knocker().Hold(ctx, k, h.tell)
-	if h.entrance.left && h.opened {
-		fmt.Fprintln(e.stderr, "doorward: note: the door stays open, since another call of yours needs it: that one closes it, or the grant ends by itself")
+	if h.entrance.needed != "" && h.opened {
+		fmt.Fprintf(e.stderr, "doorward: note: the door stays open, since %s\n", h.entrance.needed)
 	}
 	if err != nil && h.unclosed != nil {
 		fmt.Fprintf(e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", h.unclosed)

@@ -30,7 +30,6 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/socks"
-	"github.com/doorward/doorward/internal/turns"
 )
 
 // Whoever makes an invite writes no lines of their own into ~/.ssh/config, and nothing into
@@ -214,12 +213,33 @@ func TestAcceptAnEncryptedInvite(t *testing.T) {
 	}
 	locked := newTraveller(t)
 	locked.key("id_ed25519", "-N", "secret")
+	other, damaged := newTraveller(t), newTraveller(t)
+	other.key("id_ed25519")
+	for who, text := range map[*traveller]string{other: "", damaged: "-----BEGIN OPENSSH PRIVATE KEY-----\n"} {
+		name := "id_ed25519"
+		if text == "" {
+			name = "id_rsa/in the way"
+		}
+		path := filepath.Join(who.home, ".ssh", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, who := range []struct {
 		v    *traveller
 		want string // on standard error
 	}{
 		{v, ""},
-		{newTraveller(t), `doorward: error: the invite: encrypted, and none of the keys decrypts it: HOME/.ssh/id_ed25519, HOME/.ssh/id_rsa
+		{newTraveller(t), `doorward: error: the invite: encrypted, and no key can be used to decrypt it: open HOME/.ssh/id_ed25519: no such file or directory; open HOME/.ssh/id_rsa: no such file or directory
+doorward: hint: age -d -i KEY FILE | doorward accept -
+`},
+		{other, `doorward: error: the invite: encrypted, and none of the keys decrypts it: HOME/.ssh/id_ed25519; passed over: "HOME/.ssh/id_rsa" is not a regular file
+doorward: hint: age -d -i KEY FILE | doorward accept -
+`},
+		{damaged, `doorward: error: the invite: encrypted, and no key can be used to decrypt it: "HOME/.ssh/id_ed25519" is damaged, or no private key of ssh or age; open HOME/.ssh/id_rsa: no such file or directory
 doorward: hint: age -d -i KEY FILE | doorward accept -
 `},
 		{locked, `doorward: error: the invite: the key "HOME/.ssh/id_ed25519" has a passphrase, which age asks for
@@ -415,16 +435,12 @@ func TestModes(t *testing.T) {
 // What two calls need is closed by the last of them.
 func TestRunLeavesADoorThatIsNeeded(t *testing.T) {
 	v, _ := enrolled(t)
-	dir, err := turns.Directory(v.vars["XDG_RUNTIME_DIR"])
-	if err != nil {
-		t.Fatal(err)
-	}
 	closed := func() bool { return v.gateway.Knocks()[v.knocks()-1].Request.Action == seal.Close }
-	leave := turns.At(dir, filepath.Join(v.home, "profiles", "gate.toml")+"\nssh").Stay()
+	other := v.place().Stay(t.Context())
 	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || closed() {
 		t.Errorf("status %d, %s; the door is closed: %v, and another call needs it", code, errs, closed())
 	}
-	leave()
+	other.End()
 	if code, _, errs := v.run("run", "gate", "--", "true"); code != 0 || !closed() {
 		t.Errorf("status %d, %s; the door is closed: %v, want it closed by the last", code, errs, closed())
 	}

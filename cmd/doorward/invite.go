@@ -21,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 	"github.com/doorward/doorward/internal/sealed"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/signer"
 )
 
 // kindSealed is the kind of knock that these commands give orders to.
@@ -46,7 +47,9 @@ knock.
 
 With --one-way the visitor's profile has one_way: from then on it knocks with single
 packets, which nobody answers, for networks that pass no answers. The door must have
-one_way, too. doorward accept itself needs answers: have the line accepted at home.
+one_way, too, and the key be of Ed25519, or of ECDSA with P-256: security keys and RSA
+keys cannot sign single packets. doorward accept itself needs answers: have the line
+accepted at home.
 
 The line says where the gateway is: --host, or host in [gateway] of the daemon's
 configuration. With several, such as a name and the addresses that it should have, a
@@ -157,7 +160,7 @@ func (o *inviteOptions) check(given func(string) bool) (err error) {
 		o.Seconds = int64(lasts / time.Second)
 	}
 	if o.bind != "" {
-		if o.Key, err = boundTo(o.bind); err != nil {
+		if o.Key, err = boundTo(o.bind, o.OneWay); err != nil {
 			return fmt.Errorf("--bind: %w", err)
 		}
 	}
@@ -189,7 +192,7 @@ func timeSpan(text string) (time.Duration, error) {
 }
 
 // boundTo returns the fingerprint of a key that is given by it, as a line, or in a file.
-func boundTo(key string) (string, error) {
+func boundTo(key string, oneWay bool) (string, error) {
 	if f, err := credential.ParseFingerprint(key); err == nil {
 		return f.String(), nil
 	}
@@ -206,6 +209,9 @@ func boundTo(key string) (string, error) {
 		return "", errors.New(problems[0].String())
 	case len(list) != 1:
 		return "", fmt.Errorf("%d keys: needed is one", len(list))
+	}
+	if kind := list[0].Type(); oneWay && !signer.FitsSingle(kind) {
+		return "", fmt.Errorf("the key %s is of type %s, and with --one-way %w: ask for another key", list[0].Fingerprint, kind, signer.ErrNotSingle)
 	}
 	return list[0].Fingerprint.String(), nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"rsc.io/qr"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
@@ -51,7 +52,7 @@ func newOffice(t *testing.T) *office {
 		}
 	}
 	var err error
-	if o.id, err = boundTo(o.key); err != nil {
+	if o.id, err = boundTo(o.key, false); err != nil {
 		t.Fatal(err)
 	}
 	random := rand.NewChaCha8([32]byte{1})
@@ -276,6 +277,11 @@ func TestRescueSheet(t *testing.T) {
 
 func TestInviteUsage(t *testing.T) {
 	o := newOffice(t)
+	token := filepath.Join(t.TempDir(), "token.pub")
+	if err := os.WriteFile(token, []byte(touchedKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const tokenFingerprint = "SHA256:/p0CbeE3dk2SyW1OXXsThGc12ezDVD8eGw2/vtztDfk"
 	const help = "doorward: hint: doorward invite --help\n"
 	for args, want := range map[string]string{
 		"invite":                                                   "2 --for is missing: whom the invite is for, such as --for alice\n" + help,
@@ -285,6 +291,7 @@ func TestInviteUsage(t *testing.T) {
 		"invite --for x --expires 53w":                             "6 an invite that lasts 32054400 seconds: allowed are 60 to 31622400 (366 days)\n",
 		"invite --for x --host gate:22":                            "2 --host: host \"gate:22\": allowed are names such as gate.example.org and IP addresses\n" + help,
 		"invite --for x --bind none.pub":                           "2 --bind: neither a fingerprint (SHA256:...) nor a public key nor a file of one: open none.pub: no such file or directory\n" + help,
+		"invite --for x --one-way --bind " + token:                 "2 --bind: the key " + tokenFingerprint + " is of type sk-ssh-ed25519@openssh.com, and with --one-way a single packet has room for Ed25519 keys, ECDSA keys of P-256 and machines' secrets alone: ask for another key\n" + help,
 		"invite --for x --qr --json":                               "2 --qr goes with neither --json nor --to\n" + help,
 		"invite --rescue 3 --for x":                                "2 --rescue and --for exclude one another\n" + help,
 		"invite --rescue 0":                                        "2 --rescue 0: allowed are 1 to 100 codes\n" + help,
@@ -334,6 +341,33 @@ func TestDrawQR(t *testing.T) {
 	}
 	if onTerminal, _ := drawQR("doorward", true); !strings.HasPrefix(onTerminal, "\x1b[30;107m") || !strings.HasSuffix(onTerminal, "\x1b[0m\n") {
 		t.Errorf("on a terminal: %q", onTerminal)
+	}
+}
+
+// What --qr draws below the line is the code of that line, module by module, in a margin
+// that is light.
+func TestInviteQR(t *testing.T) {
+	o := newOffice(t)
+	stdout, _ := o.does("invite", "--for", "alice", "--qr")
+	line, drawn, _ := strings.Cut(stdout, "\n\n")
+	if _, err := profile.ParseInvite(line); err != nil {
+		t.Fatal(err)
+	}
+	code, err := qr.Encode(line, qr.L)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := strings.Split(strings.TrimSuffix(drawn, "\n"), "\n")
+	if want := (code.Size + 2*4 + 1) / 2; len(rows) != want {
+		t.Fatalf("%d lines, want %d:\n%s", len(rows), want, drawn)
+	}
+	for y, row := range rows {
+		for x, r := range []rune(row) {
+			upper, lower := r == '█' || r == '▀', r == '█' || r == '▄'
+			if upper != code.Black(x-4, 2*y-4) || lower != code.Black(x-4, 2*y-3) || len([]rune(row)) != code.Size+2*4 {
+				t.Fatalf("line %d, character %d is %q:\n%s", y, x, r, drawn)
+			}
+		}
 	}
 }
 

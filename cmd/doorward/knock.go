@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -38,7 +39,10 @@ security key is to be touched, once for IPv4 and IPv6.
 With --touch or --from, the knock is one of touches: complete a TCP connection to each
 port of --touch, in the order given, and close it at once. No other port is contacted.
 Several --touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are
-the same.
+the same. The next port is touched when the handshake with the one before is complete,
+and --delay after it, so that the gateway sees them in their order. Where the network
+loses or delays packets, and knocks come to nothing, a longer --delay helps: a packet
+that is lost is sent again after a fifth of a second or later.
 
 HOST is a name or an address. It may also be written as for ssh: a user, as in
 you@host, is ignored, and a port, as in host:22, is the one to wait for. ssh://host
@@ -131,7 +135,7 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
 	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
 	f.BoolVar(&o.both, "both", false, "over both where HOST has both (the default)")
-	f.DurationVar(&o.delay, "delay", 0, "pause between one touch and the next")
+	f.DurationVar(&o.delay, "delay", touchDelay, "pause between one touch and the next")
 	f.DurationVar(&o.each, "touch-timeout", 3*time.Second, "the longest that one touch may take")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "the longest that --wait waits")
 	f.BoolVar(&o.stdio, "stdio", false, "connect standard input and output to the connection that --wait made")
@@ -140,6 +144,11 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	o.at.flags(f)
 	return c
 }
+
+// touchDelay is the default of --delay: longer than the error of the age by which the
+// kernel tells a daemon that has just been restarted which of two connections was first
+// (20 ms, internal/listen).
+const touchDelay = 25 * time.Millisecond
 
 // ofProfile are the flags that go with a PROFILE alone, and ofTouches with touches alone.
 var (
@@ -287,9 +296,13 @@ func (o *knockOptions) takeTurn(ctx context.Context, e *env) (*turns.Turn, error
 	return turns.Take(ctx, dir, o.host)
 }
 
-// meetingPlace is the directory where calls of the user meet.
+// meetingPlace is the directory where calls of the user meet: a cron job, which has no
+// XDG_RUNTIME_DIR, and those of a session, too.
 func meetingPlace(e *env) (dir string, err error) {
 	base := e.getenv("XDG_RUNTIME_DIR")
+	if info, none := os.Stat(e.session); !filepath.IsAbs(base) && none == nil && info.IsDir() {
+		base = e.session
+	}
 	if !filepath.IsAbs(base) {
 		if e.cache == nil {
 			return "", errors.New("there is no directory for it")

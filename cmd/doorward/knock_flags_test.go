@@ -1,6 +1,16 @@
 package main
 
-import "testing"
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/visit"
+)
 
 // A HOST is understood as people type it, and nothing is sent to what is not a host.
 func TestHost(t *testing.T) {
@@ -39,5 +49,26 @@ func TestHost(t *testing.T) {
 		case err == nil && (o.host != tt.host || o.wait != tt.port):
 			t.Errorf("%s: host %q and port %q, want %q and %q", tt.arg, o.host, o.wait, tt.host, tt.port)
 		}
+	}
+}
+
+// Touches are a moment apart unless it is said how long.
+func TestTouchesAreAMomentApart(t *testing.T) {
+	for args, want := range map[string]time.Duration{"": touchDelay, "--delay 0": 0, "--delay 200ms": 200 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			var at []time.Time
+			v := &visit.Visitor{Interfaces: noInterfaces, Dial: func(context.Context, string, string) (net.Conn, error) {
+				at = append(at, time.Now())
+				here, there := net.Pipe()
+				there.Close()
+				return here, nil
+			}}
+			e := &env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, getenv: func(string) string { return "" }}
+			c := newKnockWith(e, v)
+			c.SetArgs(append([]string{"192.0.2.2", "--touch", "59000,59002"}, strings.Fields(args)...))
+			if err := c.ExecuteContext(t.Context()); err != nil || len(at) != 2 || at[1].Sub(at[0]) != want {
+				t.Errorf("%q: %v, touches at %v, want %v between them", args, err, at, want)
+			}
+		})
 	}
 }

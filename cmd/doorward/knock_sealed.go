@@ -145,8 +145,11 @@ func (o *knockOptions) attemptSealed(ctx context.Context, e *env, v *visit.Visit
 	if p.profile.OneWay && !o.at.rescue {
 		return o.oneWay(ctx, p, v, say)
 	}
+	n := newEntrance(e, p)
+	stay := n.stay(ctx)
 	r, err := p.visit(ctx)
-	newEntrance(e, p).note(r)
+	n.knocked(r)
+	stay.End()
 	k := &knocked{}
 	if err == nil && o.waitPort != 0 {
 		k.complete = attempts(r)

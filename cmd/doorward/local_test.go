@@ -213,7 +213,10 @@ doorward_probe_success{profile="gate",door="ssh"} 0
 # HELP doorward_probe_timestamp_seconds When the last probe has ended.
 # TYPE doorward_probe_timestamp_seconds gauge
 doorward_probe_timestamp_seconds{profile="gate",door="ssh"} 1800000000
-# HELP doorward_probe_step_success Whether a step has succeeded. Those after one that failed are missing.
+# HELP doorward_probe_may_be_open Whether the door may be open, to this address, after the last probe.
+# TYPE doorward_probe_may_be_open gauge
+doorward_probe_may_be_open{profile="gate",door="ssh"} 0
+# HELP doorward_probe_step_success Whether a step has succeeded. Those that were skipped are missing.
 # TYPE doorward_probe_step_success gauge
 doorward_probe_step_success{profile="gate",door="ssh",step="dark_before"} 1
 doorward_probe_step_success{profile="gate",door="ssh",step="knock"} 0

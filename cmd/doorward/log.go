@@ -398,7 +398,7 @@ func printVerification(w io.Writer, v audit.Verification) error {
 	for _, end := range []struct {
 		of string
 		*audit.Link
-	}{{"refusal", v.Refusals}, {"of the others", v.Decided}} {
+	}{{"refusal", v.Refusals}, {"visit", v.Visits}, {"of the others", v.Decided}} {
 		if end.Link != nil {
 			text += fmt.Sprintf("the last %s: %d, %s\n", end.of, end.ID, output.Text(end.Hash))
 		}

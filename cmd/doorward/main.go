@@ -37,6 +37,7 @@ type env struct {
 	getenv         func(string) string
 	now            func() time.Time       // nil for time.Now
 	cache          func() (string, error) // the user's cache directory; nil for none
+	session        string                 // what XDG_RUNTIME_DIR is in a session of the user's, "" for nothing
 	args           []string               // the command line
 	profiles       profile.Directory      // of the visitor; "" for the user's own
 	knocks         *client.Client         // nil for one on this machine's network
@@ -66,6 +67,9 @@ func (e *env) styles(w io.Writer) output.Styles { return output.StylesFor(w, e.g
 func main() {
 	ctx, stop := catch()
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, cache: os.UserCacheDir}
+	if runtime.GOOS == "linux" {
+		e.session = fmt.Sprintf("/run/user/%d", os.Getuid()) // pam_systemd(8)
+	}
 	if runtime.GOOS != "windows" {
 		e.become = func(path string, argv []string) error {
 			stop()

@@ -24,7 +24,9 @@ const probeHelp = `See from here whether a door does what it is for, in five ste
 (dark_before), the gateway opens the door to a knock (knock), the port accepts (open),
 the gateway closes the door (close), and the port is dark again (dark_after). Dark means
 that nothing answers for --quiet-for: a refusal is an answer, too. The first step that
-fails ends it, and is named.
+fails ends it, and is named. Whatever a knock may have opened the probe closes first, also
+when the answer was lost, or the probe is interrupted; where it cannot, it says that the
+door may still be open.
 
 If the port accepts before the knock, probe stops there and touches nothing: perhaps
 somebody at this address has opened the door, and their grant is not to be disturbed.
@@ -56,13 +58,16 @@ var probeSteps = []string{stepDarkBefore, stepKnock, stepOpen, stepClose, stepDa
 
 // probeJSON is what probe --json prints.
 type probeJSON struct {
-	Profile string          `json:"profile"`
-	Door    string          `json:"door"`   // "" for the gateway's first
-	Port    string          `json:"port"`   // that was looked at, such as 22/tcp
-	OK      bool            `json:"ok"`     // what exit status 0 says
-	Failed  string          `json:"failed"` // the step that has failed, or ""
-	Time    time.Time       `json:"time"`   // of the end
-	Steps   []probeStepJSON `json:"steps"`  // dark_before, knock, open, close, dark_after
+	Profile string `json:"profile"`
+	Door    string `json:"door"`   // "" for the gateway's first
+	Port    string `json:"port"`   // that was looked at, such as 22/tcp
+	OK      bool   `json:"ok"`     // what exit status 0 says
+	Failed  string `json:"failed"` // the step that has failed, or ""
+	// MayBeOpen says that the door may be open to this address now that the probe has
+	// ended: its port answers, or nobody has confirmed that it is closed.
+	MayBeOpen bool            `json:"may_be_open"`
+	Time      time.Time       `json:"time"`  // of the end
+	Steps     []probeStepJSON `json:"steps"` // dark_before, knock, open, close, dark_after
 }
 
 // probeStepJSON is one step.
@@ -139,7 +144,13 @@ func (o *probeOptions) run(ctx context.Context, e *env, name, door string) error
 		err = b.steps(ctx)
 	}
 	if ctx.Err() != nil && err != nil {
-		return interrupted(ctx, "while probing")
+		err = interrupted(ctx, "while probing")
+	}
+	if b.unclosed {
+		fmt.Fprintf(e.stderr, "doorward: note: the door may still be open to this machine, until its grant ends: %s\n", b.closing())
+	}
+	if ctx.Err() != nil && o.metrics {
+		return err // which says nothing of the door
 	}
 	if said := b.print(err); said != nil {
 		return said
@@ -150,12 +161,13 @@ func (o *probeOptions) run(ctx context.Context, e *env, name, door string) error
 // probe is one run.
 type probe struct {
 	*entrance
-	o       *probeOptions
-	port    uint16
-	addrs   []netip.Addr
-	done    []probeStepJSON
-	opened  client.Result
-	skipped string // why the rest was not done; "" if it was
+	o         *probeOptions
+	port      uint16
+	addrs     []netip.Addr
+	done      []probeStepJSON
+	opened    client.Result
+	mayBeOpen bool
+	unclosed  bool // the probe has, perhaps, opened the door, and could not close it
 }
 
 // steps takes the steps, the other calls of this user being kept out meanwhile.
@@ -165,22 +177,25 @@ func (b *probe) steps(ctx context.Context) (err error) {
 		return err
 	}
 	defer turn.Release()
-	last := b.door.Stay()
-	alone := func() bool { l := last(); last = func() bool { return l }; return l }
-	defer alone()
+	stay := b.stay(ctx)
+	defer stay.End()
 	if err := b.step(stepDarkBefore, func() (string, error) { return b.darkBefore(ctx) }); err != nil {
 		return err
 	}
-	if err := b.step(stepKnock, func() (string, error) { return b.knockAt(ctx) }); err != nil {
-		return err
+	opens := b.step(stepKnock, func() (string, error) { return b.knockAt(ctx) })
+	if opens != nil && !b.opened.Done() && !b.opened.Unanswered {
+		return opens // and so nothing was opened
 	}
-	opens := b.step(stepOpen, func() (string, error) { return b.opens(ctx) })
-	if !alone() {
-		b.skipped = "another call of yours needs the door open"
-		return cmp.Or(opens, error(&control.Error{Code: control.CodeFailed, Message: "the probe did not come to its end: " + b.skipped}))
+	if opens == nil {
+		opens = b.step(stepOpen, func() (string, error) { return b.opens(ctx) })
+	}
+	b.mayBeOpen = true
+	if b.leave(stay) {
+		return cmp.Or(opens, error(&control.Error{Code: control.CodeFailed, Message: "the probe did not come to its end: the door is left open, since " + b.needed}))
 	}
 	// What the probe has opened it closes, whether it can be used or not.
 	shut := b.step(stepClose, func() (string, error) { return b.shutAgain(context.WithoutCancel(ctx)) })
+	b.mayBeOpen, b.unclosed = shut != nil, shut != nil
 	if opens != nil || shut != nil {
 		return cmp.Or(opens, shut)
 	}
@@ -237,6 +252,10 @@ func (b *probe) dark(ctx context.Context) (string, error) {
 		all.Go(func() { opened[i] = b.look(ctx, a) })
 	}
 	all.Wait()
+	if ctx.Err() != nil {
+		return "", interrupted(ctx, "while it looked")
+	}
+	b.mayBeOpen = slices.ContainsFunc(opened, func(o visit.Opened) bool { return o.Err == nil || o.Refuses() })
 	var silent []string
 	var why []error
 	for _, o := range opened {
@@ -281,6 +300,9 @@ func (b *probe) opens(ctx context.Context) (string, error) {
 	within, cancel := context.WithTimeout(ctx, b.o.timeout)
 	defer cancel()
 	opened := b.visitor.Wait(within, attempts(b.opened), b.port, false)
+	if ctx.Err() != nil {
+		return "", interrupted(ctx, "while waiting")
+	}
 	var where []string
 	for _, o := range opened {
 		if o.Err != nil {
@@ -305,12 +327,15 @@ func (b *probe) shutAgain(ctx context.Context) (string, error) {
 
 // print prints what was seen.
 func (b *probe) print(err error) error {
-	j := probeJSON{Profile: b.profile.Name, Door: b.request.Door, Port: fmt.Sprintf("%d/tcp", b.port), OK: err == nil && b.skipped == "", Time: b.e.clock(), Steps: b.done}
-	for _, name := range probeSteps[len(b.done):] {
-		j.Steps = append(j.Steps, probeStepJSON{Step: name, State: "skipped", Message: b.skipped})
-	}
-	for _, s := range j.Steps {
-		if s.State == "failed" && j.Failed == "" {
+	j := probeJSON{Profile: b.profile.Name, Door: b.request.Door, Port: fmt.Sprintf("%d/tcp", b.port), OK: err == nil, MayBeOpen: b.mayBeOpen, Time: b.e.clock()}
+	for _, name := range probeSteps {
+		s := probeStepJSON{Step: name, State: "skipped"}
+		if i := slices.IndexFunc(b.done, func(d probeStepJSON) bool { return d.Step == name }); i >= 0 {
+			s = b.done[i]
+		} else if name == stepClose {
+			s.Message = b.needed
+		}
+		if j.Steps = append(j.Steps, s); s.State == "failed" && j.Failed == "" {
 			j.Failed = s.Step
 		}
 	}
@@ -340,7 +365,9 @@ func (j probeJSON) metrics(w io.Writer) error {
 	fmt.Fprintf(&b, "doorward_probe_success{%s} %d\n", label, number[j.OK])
 	family("timestamp_seconds", "When the last probe has ended.")
 	fmt.Fprintf(&b, "doorward_probe_timestamp_seconds{%s} %d\n", label, j.Time.Unix())
-	family("step_success", "Whether a step has succeeded. Those after one that failed are missing.")
+	family("may_be_open", "Whether the door may be open, to this address, after the last probe.")
+	fmt.Fprintf(&b, "doorward_probe_may_be_open{%s} %d\n", label, number[j.MayBeOpen])
+	family("step_success", "Whether a step has succeeded. Those that were skipped are missing.")
 	for _, s := range j.Steps {
 		if s.State != "skipped" {
 			fmt.Fprintf(&b, "doorward_probe_step_success{%s,step=%q} %d\n", label, s.Step, number[s.State == "ok"])

@@ -18,7 +18,7 @@ import (
 const runHelp = `Knock at a gateway, wait until the door's first TCP port accepts, run COMMAND, and keep
 the door open while it runs, as doorward hold does: it may connect as often as it likes,
 and the machine may change networks. When the command has ended, run closes the door
-behind it, unless another run or hold of yours needs it.
+behind it, unless another call of yours needs it (see doorward hold).
 
 The command is run without a shell. Signals that run gets are passed to it; what a
 terminal's keys send (Ctrl-C) it has from there. What doorward has to say is on standard
@@ -144,7 +144,8 @@ func (n *entrance) hold(ctx context.Context) *heldDoor {
 	h.detach = context.AfterFunc(ctx, cancel)
 	h.end = func() { cancel(); <-h.ended }
 	k := n.knock()
-	k.Leave = n.stay()
+	stay := n.stay(ctx)
+	k.Leave = func() bool { return n.leave(stay) }
 	open := false
 	tell := func(held client.Held) {
 		switch {
@@ -155,7 +156,7 @@ func (n *entrance) hold(ctx context.Context) *heldDoor {
 			h.first = held.Result
 			close(h.opened)
 			return
-		case held.Err != nil && open && held.Why == client.HeldReturn:
+		case held.Err != nil && held.Why == client.HeldReturn:
 			fmt.Fprintf(n.e.stderr, "doorward: note: not closed, since %v; the grant ends by itself\n", held.Err)
 		case held.Err != nil && open:
 			fmt.Fprintf(n.e.stderr, "doorward: note: the door may close: %v\n", held.Err)
@@ -164,6 +165,7 @@ func (n *entrance) hold(ctx context.Context) *heldDoor {
 	}
 	go func() { // ends with within, or with an error
 		defer close(h.ended)
+		defer stay.End()
 		h.err = n.e.knocker().Hold(within, k, tell)
 	}()
 	return h

@@ -105,8 +105,14 @@ func (p *passage) unlock(ctx context.Context) error {
 		return withHint(fmt.Errorf("profile %s has no key", p.profile.Name), "doorward knock %s --rescue asks for a rescue code; doorward accept of another invite gives it a key", p.profile.Name)
 	}
 	s, err := signer.Open(ctx, p.e.machine(), p.profile.Key)
+	if err == nil && p.profile.OneWay {
+		err = s.CanSingle()
+	}
 	if err == nil {
 		err = s.Unlock(ctx)
+	}
+	if errors.Is(err, signer.ErrNotSingle) {
+		return withHint(err, "have the profile name another key, or take one_way out of it (doorward profiles show %s)", p.profile.Name)
 	}
 	if err != nil {
 		return keyError(err)

@@ -106,6 +106,7 @@ func (g *gate) guards(t *testing.T) {
 	if out, err := g.visitor.Command(t.Context(), "env", "HOME="+g.dir, g.bin+"/doorward", "knock", "gate", "--wait", "22").CombinedOutput(); err != nil {
 		t.Errorf("nobody gets in by the profile that Ansible has made: %v\n%s", err, out)
 	}
+	g.monitors(t)
 	if keys := g.m.Run("doorward", "keys", "list"); !strings.Contains(keys, "ansible") || !strings.Contains(keys, "carol") {
 		t.Errorf("the gateway knows these keys alone:\n%s", keys)
 	}
@@ -118,6 +119,33 @@ func (g *gate) guards(t *testing.T) {
 		t.Errorf("the way back is still %s", got)
 	}
 	g.proxy = "connect %h %p --profile gate"
+}
+
+// monitors: a machine knocks with its secret, by a profile that names it.
+func (g *gate) monitors(t *testing.T) {
+	t.Helper()
+	profiles, err := filepath.Glob(g.dir + "/.config/doorward/*/gate.toml")
+	if err != nil || len(profiles) != 1 {
+		t.Fatalf("the profiles are %q, %v", profiles, err)
+	}
+	text, err := os.ReadFile(profiles[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := fmt.Appendf(nil, "monitor %s\n", monitor)
+	own := regexp.MustCompile(`(?m)^(agent|file) = .*$`).ReplaceAllLiteral(text, fmt.Appendf(nil, "secret = %q", g.dir+"/secret"))
+	for path, text := range map[string][]byte{g.dir + "/secret": line, filepath.Join(filepath.Dir(profiles[0]), "monitor.toml"): own} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := g.visitor.Command(t.Context(), "env", "HOME="+g.dir, g.bin+"/doorward", "knock", "monitor", "ssh").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "open until") {
+		t.Errorf("a machine does not get in by its secret: %v\n%s", err, out)
+	}
+	if info := g.m.Run("stat", "--format=%a %U %G", "/etc/doorward/secrets"); info != "640 root doorward\n" {
+		t.Errorf("the file of secrets is %q", info)
+	}
 }
 
 func (g *gate) changesNothing(t *testing.T) {
@@ -192,12 +220,14 @@ func (g *gate) keepsSecrets(t *testing.T) {
 
 // The two knocks of the test, a sealed one and one of touches.
 const (
-	knockOne = "doorward_port: 25001\ndoorward_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg carol]\n"
+	knockOne = "doorward_port: 25001\ndoorward_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg carol]\n" +
+		"doorward_secrets: [\"monitor " + monitor + "\"]\n"
+	monitor  = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=" // a machine's secret
 	knockTwo = "doorward_kind: touch\ndoorward_listen: [25101, 25102, 25103, 25104]\ndoorward_touch: [25102, 25103]\n"
 )
 
-// secret finds ports of the touches, and invites.
-var secret = regexp.MustCompile(`\b2510[1-4]\b|doorward-invite:\S+`)
+// secret finds ports of the touches, invites, and the machine's secret.
+var secret = regexp.MustCompile(`\b2510[1-4]\b|doorward-invite:\S+|q83vEjRWeJ`)
 
 // gate is a machine that Ansible is to guard, and where Ansible runs.
 type gate struct {
@@ -375,8 +405,7 @@ func (g *gate) knocks(t *testing.T, how, touch string) {
 	if err := os.WriteFile(g.dir+"/gate.knock", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The visitor is next door: touches in one tick of the kernel have no order.
-	out, err := g.visitor.Command(t.Context(), g.bin+"/doorward", "knock", "--from", g.dir+"/gate.knock", "--delay", "50ms").CombinedOutput()
+	out, err := g.visitor.Command(t.Context(), g.bin+"/doorward", "knock", "--from", g.dir+"/gate.knock").CombinedOutput()
 	if err != nil {
 		t.Errorf("nobody gets in %s: %v\n%s", how, err, out)
 	}

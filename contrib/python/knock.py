@@ -4,9 +4,12 @@ gateway has it and nothing answers over UDP.
 
     knock.py --invite FILE --key ~/.ssh/id_ed25519      enrols the key, and knocks
     knock.py --profile FILE [--door NAME]               knocks with a key that is enrolled
+    knock.py --profile FILE --rescue                    knocks with a rescue code, for which it asks
 
 The first FILE has the line that `doorward invite` printed, and may be - for standard
-input; the other is a profile that `doorward accept` wrote. Each address family of the
+input; the other is a profile that `doorward accept` wrote. A rescue code is asked for on
+the terminal, and is on no command line; with it goes a profile, or the invite at the end
+of the sheet. Each address family of the
 gateway's host gets a handshake, and one signature opens both. Says what the gateway
 answered, and exits with 0 if a door is open or the grant taken back as asked, 1 if
 the gateway refused, 2 for a mistake of the caller's, and 3 if nothing answered.
@@ -34,6 +37,7 @@ import sealed
 PAUSES = (0.3, 0.6, 1.2, 2.4)  # seconds to wait for an answer, each time that a datagram is sent
 SERVICE = 30  # seconds to wait for a service that is starting
 BUSY = 3  # hellos that are sent to a busy gateway
+MISTYPED = 3  # times that a rescue code is asked for
 
 REASONS = {
     1: "the key has expired", 2: "the certificate has expired", 3: "the certificate is not valid yet",
@@ -313,6 +317,16 @@ def load_key(name):
         return serialization.load_ssh_private_key(text, getpass.getpass(f"Passphrase for {name}: ").encode())
 
 
+def ask_code():
+    for tries in range(MISTYPED, 0, -1):
+        try:
+            return sealed.Code.read(getpass.getpass("Rescue code: "))
+        except sealed.ProtocolError as err:
+            if tries == 1:
+                raise
+            print(f"knock.py: {err}", file=sys.stderr)
+
+
 def load_certificate(name):
     with open(name, "rb") as file:
         words = file.read().split()
@@ -327,6 +341,7 @@ def arguments():
     p.add_argument("--profile", metavar="FILE", help="file with a profile")
     p.add_argument("--key", metavar="FILE", help="Ed25519 key in OpenSSH's format, instead of the profile's")
     p.add_argument("--certificate", metavar="FILE", help="the key's OpenSSH certificate, instead of the profile's")
+    p.add_argument("--rescue", action="store_true", help="ask for a rescue code, and knock with that instead of a key")
     p.add_argument("--door", type=os.fsencode, metavar="NAME", help="the door, instead of the invite's or the profile's first")
     p.add_argument("--action", choices=("open", "close", "extend"), default="open")
     p.add_argument("--open-for", type=int, default=0, metavar="SECONDS", help="0: as the door says")
@@ -339,6 +354,8 @@ def arguments():
     args = p.parse_args()
     if (args.invite is None) == (args.profile is None):
         p.error("one of --invite FILE and --profile FILE says where to knock")
+    if args.rescue and (args.key or args.certificate or args.one_way or args.action != "open"):
+        p.error("--rescue goes with none of --key, --certificate and --one-way, and opens only")
     if args.one_way and not args.counter:
         p.error("--one-way needs --counter FILE: a gateway takes each number once")
     args.action = {"open": sealed.OPEN, "close": sealed.CLOSE, "extend": sealed.EXTEND}[args.action]
@@ -352,19 +369,26 @@ def run(args):
     else:
         with (sys.stdin if args.invite == "-" else open(args.invite)) as file:
             gateway = Gateway.invited(file.readline())
+    credential = credential_of(args, gateway)
+    args.door = gateway.door if args.door is None else args.door
+    return (singles if args.one_way else handshakes)(args, gateway, credential)
+
+
+def credential_of(args, gateway):
+    if args.rescue:
+        if gateway.code:
+            raise sealed.ProtocolError("--rescue goes with the invite of a sheet of rescue codes: this one enrols a key")
+        return ask_code()
     name = args.key or gateway.key
     if not name:
-        raise sealed.ProtocolError("no key to knock with: name one with --key FILE")
+        raise sealed.ProtocolError("no key to knock with: name one with --key FILE, or ask for a rescue code with --rescue")
     key = load_key(name)
     certificate = args.certificate or gateway.certificate
     if gateway.code and not args.one_way:
-        credential = sealed.Invited(key, gateway.code)
-    elif certificate and not args.one_way:
-        credential = sealed.Certified(key, load_certificate(certificate))
-    else:
-        credential = sealed.Key(key)
-    args.door = gateway.door if args.door is None else args.door
-    return (singles if args.one_way else handshakes)(args, gateway, credential)
+        return sealed.Invited(key, gateway.code)
+    if certificate and not args.one_way:
+        return sealed.Certified(key, load_certificate(certificate))
+    return sealed.Key(key)
 
 
 def main():
@@ -373,6 +397,12 @@ def main():
     except (sealed.ProtocolError, OSError, ValueError) as err:
         print(f"knock.py: error: {err}", file=sys.stderr)
         return 2
+    except EOFError:
+        print("knock.py: error: what was asked for was not given, and there is no terminal to ask on", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,7 +43,16 @@ func client(t *testing.T, args ...string) (string, int) {
 	if err := installed(); err != nil {
 		t.Skipf("%s with its package cryptography: %v: build/deps.sh test", interpreter, err)
 	}
+	return answered(t, "", args...)
+}
+
+// answered runs a program as client does, and types what it asks for. The program has no
+// terminal.
+func answered(t *testing.T, typed string, args ...string) (string, int) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), interpreter, append([]string{"-B"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stdin = strings.NewReader(typed)
 	out, err := cmd.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -120,6 +130,8 @@ func (g *gateway) knock(k *seal.Knock, from netip.Addr) []seal.Answer {
 	switch c.Kind {
 	case seal.Key:
 		_, known = g.ring.Key(c.Fingerprint, k.Message, c.Proof)
+	case seal.Code:
+		_, _, known = g.ring.Rescue(c.Bearer)
 	case seal.Invite:
 		var key credential.Key
 		if _, _, key, known = g.ring.Invite(c.Bearer, c.Public, k.Message, c.Proof); known {
@@ -181,7 +193,8 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	g.ring = credential.NewRing(credential.Origins{File: credential.NewKeys([]credential.Key{known}),
-		Invites: []credential.Code{{Hash: credential.HashCode(code), Name: "alice"}}})
+		Invites: []credential.Code{{Hash: credential.HashCode(code), Name: "alice"}},
+		Rescues: []credential.Code{{Hash: credential.HashCode(rescueCode), Name: "rescue"}}})
 
 	v := profile.Invite{Expires: time.Now().Add(time.Hour), Secret: secret, Code: code, Fingerprint: identity.Fingerprint(),
 		Door: "ssh", Name: "gate", Hosts: []string{"::1", "127.0.0.1"}}
@@ -276,6 +289,55 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
+// rescueCode is one that the gateway knows; every byte of it is another.
+var rescueCode = [16]byte{0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78, 0x87, 0x96, 0xa5, 0xb4, 0xc3, 0xd2, 0xe1, 0xf0}
+
+// A rescue code is asked for, as it is printed or as people type it.
+func TestRescue(t *testing.T) {
+	l := newLab(t)
+	code := seal.FormatCode(rescueCode)
+	bound := strings.TrimSpace(string(mustRead(t, l.invite)))
+	v, err := profile.ParseInvite(bound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Bound, v.Code = true, [16]byte{}
+	sheet := l.file(t, "sheet", []byte(v.String()+"\n"))
+	for name, c := range map[string]struct {
+		typed string
+		args  []string
+		want  string
+		code  int
+	}{
+		"as printed":            {code, []string{"--profile", l.profile}, "open for", 0},
+		"as typed":              {strings.ToLower(strings.NewReplacer("-", " ", "0", "o", "1", "l").Replace(code)), []string{"--profile", l.profile}, "open for", 0},
+		"by the sheet's invite": {code, []string{"--invite", sheet}, "open for", 0},
+		"mistyped once":         {strings.Replace(code, code[:1], "Z", 1) + "\n" + code, []string{"--profile", l.profile}, "open for", 0},
+		"mistyped":              {"what\nU-never\n" + code[:27] + "\n", []string{"--profile", l.profile}, "error: this is no rescue code, or it was mistyped: allowed are the 28 letters and digits on the sheet", 2},
+		"unknown":               {seal.FormatCode([16]byte{9}), []string{"--profile", l.profile}, "refused: the gateway does not accept this key", 1},
+		"nobody answers":        {"", []string{"--profile", l.profile}, "error: what was asked for was not given", 2},
+		"an invite that enrols": {code, []string{"--invite", l.invite}, "--rescue goes with the invite of a sheet of rescue codes: this one enrols a key", 2},
+		"with a key":            {code, []string{"--profile", l.profile, "--key", l.key}, "--rescue goes with none of --key, --certificate and --one-way, and opens only", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out, exit := answered(t, c.typed, append([]string{"knock.py", "--rescue"}, c.args...)...)
+			if exit != c.code || !strings.Contains(out, c.want) || strings.Contains(out, "Traceback") || strings.Contains(out, code) {
+				t.Errorf("exit code %d, want %d:\n%s\nwant %q", exit, c.code, out, c.want)
+			}
+		})
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // Two single packets have two counters, and a proof that is of what the gateway sees.
 func TestSinglePackets(t *testing.T) {
 	l := newLab(t)
@@ -345,7 +407,7 @@ func TestMessages(t *testing.T) {
 	}{
 		"no invite":     {[]string{"--invite", l.file(t, "a", []byte("hello\n")), "--key", l.key}, "an invite begins with 'doorward-invite:': copy the whole line"},
 		"not whole":     {[]string{"--invite", l.file(t, "b", whole[:100]), "--key", l.key}, "the invite is not whole, or something follows it: copy the line again"},
-		"no key":        {[]string{"--invite", l.invite}, "no key to knock with: name one with --key FILE"},
+		"no key":        {[]string{"--invite", l.invite}, "no key to knock with: name one with --key FILE, or ask for a rescue code with --rescue"},
 		"RSA":           {[]string{"--invite", l.invite, "--key", other}, "the key is not an Ed25519 key: make one with ssh-keygen -t ed25519"},
 		"profile":       {[]string{"--profile", l.file(t, "c", []byte("hosts = []\n"))}, "c has no 'gateway'"},
 		"no counter":    {[]string{"--profile", l.profile, "--one-way"}, "--one-way needs --counter FILE: a gateway takes each number once"},

@@ -292,11 +292,27 @@ class Secret:
         return self.proof(message) + bytes(32)
 
 
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
 class Code:
     """A rescue code of 16 bytes."""
 
     def __init__(self, code):
         self.identity = b"\x04" + code
+
+    @classmethod
+    def read(cls, text):
+        """A code as it is printed. Dashes, spaces and small letters do not matter, and O, I
+        and L are the digits that they look like."""
+        text = "".join(text.upper().split()).replace("-", "").translate(str.maketrans("OIL", "011"))
+        number = 0
+        for letter in text:
+            number = number * 32 + CROCKFORD.find(letter)
+        code = (number >> 12).to_bytes(17, "big")[1:] if len(text) == 28 and set(text) <= set(CROCKFORD) else b""
+        if not code or number & 0xFFF != struct.unpack(">H", digest(b"check", code)[:2])[0] >> 4:
+            raise ProtocolError("this is no rescue code, or it was mistyped: allowed are the 28 letters and digits on the sheet")
+        return cls(code)
 
     def proof(self, message):
         return b""

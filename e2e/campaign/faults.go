@@ -38,6 +38,7 @@ func planted() ([]plant, error) {
 		{"lost-grants-are-believed", operatorOpens, flushedWhileDead},
 		{"new-door-is-not-guarded", applied}, {"nothing-is-rolled-back", applied}, {"pending-is-not-saved", applied},
 		{"syn-on-an-entry-is-believed"}, {"syn-spends-the-grant"}, {"flows-outlive-close"}, {"any-signature-will-do"},
+		{"handshakes-are-not-remembered"},
 	} {
 		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == p[0] })
 		if i < 0 {

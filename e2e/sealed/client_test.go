@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/doorward/doorward/e2e/lab"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
@@ -113,12 +114,18 @@ func TestVisitor(t *testing.T) {
 	s.must(err)
 	s.must(h.Says(t.Context(), "open until ", soon))
 	s.admits(s.visitor, gate6, "8443")
+	const moved4 = "192.0.2.7"
+	s.moves(s.visitor, visitor4, moved4)
+	s.must(h.Says(t.Context(), " "+moved4, soon))
+	s.admits(s.visitor, gate4, "8443")
 	s.must(h.Signal(syscall.SIGINT))
 	<-h.Ended()
 	if out := h.Output(); !strings.Contains(out, "closed for ") {
 		t.Errorf("hold: %s", out)
 	}
 	s.refuses(s.visitor, gate6, "8443")
+	s.refuses(s.visitor, gate4, "8443")
+	s.moves(s.visitor, moved4, visitor4)
 
 	codes, err := order[kind.Rescue](s, kind.OrderRescue, kind.RescueArgs{Count: 1})
 	s.must(err)
@@ -133,6 +140,18 @@ func TestVisitor(t *testing.T) {
 	_, err = order[kind.Done](s, kind.OrderLock, kind.KeyArgs{Key: "bob"})
 	s.must(err)
 	l.want(6, "your key is locked", "knock", "gate")
+}
+
+// moves gives a host another IPv4 address in place of one.
+func (s *site) moves(h *lab.Host, from, to string) {
+	s.t.Helper()
+	out, err := h.Run(s.t.Context(), "ip", "-4", "-o", "addr", "show", "to", from)
+	s.must(err)
+	dev := strings.Fields(out)[1]
+	for _, change := range [][]string{{"del", from}, {"add", to}} {
+		_, err := h.Run(s.t.Context(), "ip", "addr", change[0], change[1]+"/24", "dev", dev)
+		s.must(err)
+	}
 }
 
 // The gateway has a newer key, and forgets the older one later: who has knocked in between

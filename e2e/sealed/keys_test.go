@@ -46,6 +46,7 @@ func TestWhatKeysMay(t *testing.T) {
 		"old":    `expiry-time="20200101"`,
 		"never":  `schedule="` + time.Now().Add(48*time.Hour).Format("Mon") + ` 00:00-00:01"`,
 		"always": `schedule="Mon-Sun 00:00-24:00"`,
+		"any":    "any-address",
 	} {
 		people[name] = newKey(t, name)
 		lines = append(lines, people[name].line(options))
@@ -69,6 +70,9 @@ func TestWhatKeysMay(t *testing.T) {
 	if a := s.begin(s.visitor, gate4, seal.X25519).ask(web, s.alice); a.Left > 20*time.Second {
 		t.Errorf("alice has %s left, want 20s at most", a.Left)
 	}
+	if a := s.begin(s.visitor, gate4, seal.X25519).ask(seal.Request{Action: seal.Extend, Door: "web"}, s.alice); a.Status != seal.Opened || a.Left < 18*time.Second {
+		t.Errorf("alice extends what she has: %+v", a)
+	}
 	s.opens(s.visitor, gate6, s.alice)
 	s.has("web", stranger4+" sealed here", stranger4+" sealed always", visitor4+" sealed alice", visitor6+" sealed alice")
 	s.opens(s.stranger, gate4, s.alice)
@@ -88,6 +92,10 @@ func TestWhatKeysMay(t *testing.T) {
 		t.Errorf("a door that is not there: %+v", a)
 	}
 	s.refuses(s.visitor, gate4, "8080")
+	if a := s.begin(s.stranger, gate4, seal.X25519).ask(elsewhere, people["any"]); a.Status != seal.Opened || a.Source != parse(visitor4) {
+		t.Errorf("another's address, by a key that may: %+v", a)
+	}
+	s.admits(s.visitor, gate4, "8080")
 }
 
 // Whoever is locked or revoked has nothing any more, whoever shares their address has what

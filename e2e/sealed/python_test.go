@@ -14,12 +14,13 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/doorward/doorward/internal/nstest"
+	kind "github.com/doorward/doorward/internal/sealed"
 )
 
 // A client that others could have written, from docs/PROTOCOL.md, opens a door over both
 // families with one signature.
 func TestAnotherClientOpens(t *testing.T) {
-	nstest.Need(t, "/usr/bin/python3", "ssh-keygen")
+	nstest.Need(t, "/usr/bin/python3", "ssh-keygen", "setsid")
 	s := newSite(t, "carriers = [\"udp\", \"tcp\"]\n")
 	s.start()
 	block, err := ssh.MarshalPrivateKey(s.alice.sign, "alice")
@@ -45,6 +46,7 @@ func TestAnotherClientOpens(t *testing.T) {
 		t.Fatalf("%v:\n%s", err, out)
 	}
 	s.refuses(s.visitor, gate4, "8080")
+	s.rescues("panel", "/usr/bin/python3", "-B", program, "--profile", s.lab.Path("gate.toml"), "--door", "panel", "--rescue")
 	s.certifies("id_ed25519")
 	if out, err := knock("--certificate", s.lab.Path("id_ed25519-cert.pub")); err != nil || !strings.Contains(out, gate6+": open for "+visitor6) {
 		t.Errorf("with a certificate: %v:\n%s", err, out)
@@ -66,6 +68,20 @@ func TestAnotherClientOpens(t *testing.T) {
 	s.admits(s.visitor, gate6, "8080")
 	if out, err := knock("--tries", "1", "--door", "nonesuch"); err == nil || !strings.Contains(out, ": refused: there is no such door") {
 		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+// rescues runs a client that asks for a rescue code, by which a door opens once.
+func (s *site) rescues(door string, argv ...string) {
+	s.t.Helper()
+	codes, err := order[kind.Rescue](s, kind.OrderRescue, kind.RescueArgs{Count: 1})
+	s.must(err)
+	for _, want := range []string{gate4 + ": open for " + visitor4, "refused: the code was used before"} {
+		c := s.visitor.Command(s.t.Context(), "setsid", append([]string{"--wait"}, argv...)...) // without a terminal it asks on its input
+		c.Stdin = strings.NewReader(codes.Codes[0] + "\n")
+		if out, _ := c.CombinedOutput(); !strings.Contains(string(out), want) || strings.Contains(string(out), codes.Codes[0]) {
+			s.t.Errorf("a rescue code at %s: %s\nwant %q", door, out, want)
+		}
 	}
 }
 

@@ -124,11 +124,11 @@ func (k *kept) Feed(_ time.Time, path string, digest any, err error) (c knock.Ch
 func (k *kept) isWithdrawn(name string) bool { return name != "" && k.gone[name] }
 
 // Stands says whether a name has a word.
-func (k *kept) Stands(_ time.Time, _, by string) bool {
-	if strings.HasPrefix(by, "number ") {
-		return true
+func (k *kept) Stands(_ time.Time, _, by string) knock.Standing {
+	if strings.HasPrefix(by, "number ") || k.now.Load().book[by] != "" && !k.gone[by] {
+		return knock.Anywhere
 	}
-	return k.now.Load().book[by] != "" && !k.gone[by]
+	return nil
 }
 
 // Order withdraws the word of a name: {"name": "alice", "cut": true}.

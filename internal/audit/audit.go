@@ -1,7 +1,7 @@
 // Package audit has the record of the audit trail: who knocked, what was
 // decided and why. It is the one type that the store keeps, the control API
 // returns and the metrics count, so the package is below them all and imports no
-// other package of doorward. Sums turns floods of refusals into few records.
+// other package of doorward. Sums turns floods of records into few.
 package audit
 
 import (
@@ -19,9 +19,11 @@ type Record struct {
 	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
 	Reason string     `json:"reason"`          // why, for people
 	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
-	// Count is how many refusals the record sums up, whose prefix is in Source; 0 if
-	// the record is about a single event.
+	// Count is how many events the record sums up; 0 if it is about a single one. Source is
+	// then the network, or the address, that all of them came from, or "".
 	Count uint64 `json:"count,omitempty"`
+	// Visit: it tells what a visitor's knock has led to, and nobody ordered it.
+	Visit bool `json:"visit,omitempty"`
 
 	*Operator         // who ordered it, nil unless an operator did
 	Login     *Login  `json:"login,omitempty"`  // with EventLogin

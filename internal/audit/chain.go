@@ -17,20 +17,53 @@ type Link struct {
 	Hash string `json:"hash"`
 }
 
-// Prev is what a record follows.
+// Prev is what a record follows. Other and Third are the IDs of the last records of the
+// other two chains, in the order of their classes, 0 for none.
 type Prev struct {
-	Link         // the record before it in its own chain
-	Other uint64 `json:"other"` // ID of the last record of the other chain, 0 for none
+	Link          // the record before it in its own chain
+	Other uint64  `json:"other"`
+	Third *uint64 `json:"third,omitempty"` // nil in a record of a version that had two chains
 }
 
-// Refusal reports whether the record is of a refused knock, of which strangers can cause
-// as many as they like.
-func (r Record) Refusal() bool { return r.Event == EventRefused }
+// Class is which records share room in the trail, and a chain.
+type Class uint8
 
-// Ends are the last records of the two chains: of decisions, and of refusals. Each kind
-// has its own room in the trail, and loses its oldest records first. The zero Ends are
-// those of an empty trail.
-type Ends [2]Link
+// The classes. Each loses its oldest records to its own first.
+const (
+	Decided Class = iota // what was ordered, who logged in, alarms, and all else
+	Refused              // refused knocks, of which strangers can cause as many as they like
+	Visits               // what visitors' knocks have led to
+	classes
+)
+
+// Classes returns all of them.
+func Classes() []Class { return []Class{Decided, Refused, Visits} }
+
+// Class returns the record's class.
+func (r Record) Class() Class {
+	switch {
+	case r.Event == EventRefused:
+		return Refused
+	case r.Visit:
+		return Visits
+	}
+	return Decided
+}
+
+// others are the classes besides c, in their order.
+func (c Class) others() (other, third Class) {
+	switch c {
+	case Decided:
+		return Refused, Visits
+	case Refused:
+		return Decided, Visits
+	}
+	return Decided, Refused
+}
+
+// Ends are the last records of the chains, by their classes. The zero Ends are those of
+// an empty trail.
+type Ends [classes]Link
 
 // Chain makes a record the end of its chain, and returns it with Prev and Hash set, and
 // its JSON text. All else must be final, the ID included. Hash is the SHA-256, in hex, of
@@ -40,8 +73,10 @@ type Ends [2]Link
 // So the records that follow show that one was removed, inserted or changed, unless
 // whoever did that has rewritten them all.
 func (e *Ends) Chain(r Record) (Record, []byte, error) {
-	own, other := e.of(r)
-	r.Prev, r.Hash = &Prev{*own, other.ID}, ""
+	own := &e[r.Class()]
+	other, third := r.Class().others()
+	last := e[third].ID
+	r.Prev, r.Hash = &Prev{*own, e[other].ID, &last}, ""
 	text, err := json.Marshal(r)
 	if err != nil {
 		return r, nil, err
@@ -56,17 +91,9 @@ func (e *Ends) Chain(r Record) (Record, []byte, error) {
 
 // Extend makes a record the end of its chain, unless that is a later one.
 func (e *Ends) Extend(r Record) {
-	if own, _ := e.of(r); r.ID > own.ID {
+	if own := &e[r.Class()]; r.ID > own.ID {
 		*own = Link{r.ID, r.Hash}
 	}
-}
-
-// of returns the ends of a record's own chain and of the other one.
-func (e *Ends) of(r Record) (own, other *Link) {
-	if r.Refusal() {
-		return &e[1], &e[0]
-	}
-	return &e[0], &e[1]
 }
 
 // hashOf computes the hash of a record in JSON, whatever its own "hash" is.

@@ -24,20 +24,20 @@ func TestChained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const form = `{"by":"operator alice (uid 0)","by_login":1000,"by_pid":4711,"by_uid":0,"door":"ssh","event":"granted","id":7,"prev":{"hash":"","id":0,"other":0},` +
+	const form = `{"by":"operator alice (uid 0)","by_login":1000,"by_pid":4711,"by_uid":0,"door":"ssh","event":"granted","id":7,"prev":{"hash":"","id":0,"other":0,"third":0},` +
 		"\"reason\":\"\\\"a\\\\b\\\" <\\u0001\\n\u007f\u2028é😀>\"," + `"source":"192.0.2.7","time":"2026-11-24T03:00:05Z"}`
 	if plain, err := canonical(string(text)); err != nil || string(plain) != form {
 		t.Errorf("canonical: %v\n%s\nwant\n%s", err, plain, form)
 	}
 	// printf '%s' FORM | sha256sum
-	if want := "4eb40bc949483eb85668a11110691c654c814bde10d0e248e385e1b504d84322"; got.Hash != want {
+	if want := "a56f30538bfa1d4039d92af0f183e7fe7d58fd986d38c960846419d968ddf6c9"; got.Hash != want {
 		t.Errorf("hash %s, want %s", got.Hash, want)
 	}
 	second, _, err := ends.Chain(Record{ID: 8, Time: at, Event: EventRefused})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "163b2f5b9eff415f641241f927824374d19bd3ce6cfe49c577b6c4b0d95035ab"; second.Hash != want {
+	if want := "827806621e24623d0a5cc820214f81eec49ceb429eaff7330a646ee6460abb16"; second.Hash != want {
 		t.Errorf("hash of the next %s, want %s", second.Hash, want)
 	}
 	// What was printed for people, or has been rewritten by another program, has the same
@@ -94,19 +94,24 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
-// trailOf makes a trail of records, one for each letter of a word: g for a grant, r for a
-// refusal, and o and R for those from before the chain.
+// trailOf makes a trail of records, one for each letter of a word: g for a grant by order,
+// r for a refusal, v for a visit, and o and R for those from before the chain; w is a visit,
+// and s a refusal, of a version that knew of two chains.
 func trailOf(t interface{ Fatal(...any) }, word string) [][]byte {
 	var ends Ends
 	var all [][]byte
 	for i, c := range word {
 		r := Record{ID: uint64(i + 1), Event: EventGranted, Source: "192.0.2.7", Reason: fmt.Sprint(i)}
-		if c == 'r' || c == 'R' {
+		if strings.ContainsRune("rRs", c) {
 			r.Event = EventRefused
 		}
+		r.Visit = c == 'v'
 		text, err := json.Marshal(r)
-		if c == 'g' || c == 'r' {
+		switch c {
+		case 'g', 'r', 'v':
 			_, text, err = ends.Chain(r)
+		case 'w', 's':
+			text, err = chainTwo(&ends, r)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -114,6 +119,17 @@ func trailOf(t interface{ Fatal(...any) }, word string) [][]byte {
 		all = append(all, text)
 	}
 	return all
+}
+
+// chainTwo is Chain as versions before the third chain had it.
+func chainTwo(e *Ends, r Record) (text []byte, err error) {
+	other, _ := r.Class().others()
+	r.Prev = &Prev{Link: e[r.Class()], Other: e[other].ID}
+	if text, err = json.Marshal(r); err == nil {
+		r.Hash, err = hashOf(text)
+		e.Extend(r)
+	}
+	return fmt.Appendf(text[:len(text)-1], `,"hash":"%s"}`, r.Hash), err
 }
 
 func verify(trail [][]byte, given int) (Verification, string) {
@@ -154,8 +170,8 @@ func TestVerify(t *testing.T) {
 			}
 			change(&r)
 			var ends Ends
-			own, other := ends.of(r)
-			*own, *other = r.Prev.Link, Link{ID: r.Prev.Other}
+			other, third := r.Class().others()
+			ends[r.Class()], ends[other], ends[third] = r.Prev.Link, Link{ID: r.Prev.Other}, Link{ID: *r.Prev.Third}
 			_, text, err := ends.Chain(r)
 			if err != nil {
 				t.Fatal(err)
@@ -176,6 +192,18 @@ func TestVerify(t *testing.T) {
 		{"the oldest of the others are gone", "grgrgrgrgg", drop(1, 3, 5), ""},
 		{"from before the chain, and then chained", "oRogrgrg", drop(), ""},
 		{"from before the chain, some of them gone", "RooRogrgrg", drop(1, 2, 4), ""},
+		{"a whole trail with visits", "gvvrvgrrvg", drop(), ""},
+		{"one of visits alone", "vvv", drop(), ""},
+		{"the oldest visits are gone", "gvrvgvrvgg", drop(2, 4, 6), ""},
+		{"the oldest of all are gone", "gvrgvrgvr", drop(1, 2, 3, 5), ""},
+		{"of a version with two chains, and then of three", "wsswgrvgv", drop(), ""},
+		{"of three chains, and then of a version with two, and back", "gvrwsgvr", drop(), ""},
+		{"one that only a version with two chains was told of", "gvwsgr", drop(2), "record 2 is missing: record 6 comes after it"},
+		{"one of three chains", "gvrgvrgvr", drop(5), "record 5 is missing: record 6 comes after it"},
+		{"the last visit", "gvrvgr", drop(4), "record 4 is missing: record 5 comes after it"},
+		{"all visits", "gvrvgr", drop(2, 4), "record 4 is missing: record 6 comes after it"},
+		{"a visit that is one no more", "gvrvgv", again(4, func(r *Record) { r.Visit = false }),
+			"record 2 is missing: record 4 comes after it; record 4 says that it comes after record 1, but record 3 is between them"},
 		{"the last", "grgrg", drop(5), "records from 5 on are missing: the daemon has assigned IDs up to 5"},
 		{"the last ones", "grgrg", drop(4, 5), "records from 4 on are missing: the daemon has assigned IDs up to 5"},
 		{"one of a chain", "ggggg", drop(3), "record 3 is missing: record 4 comes after it"},
@@ -219,12 +247,12 @@ func TestVerify(t *testing.T) {
 // the oldest of a chain can be removed, as it would be if there were no room for it.
 func TestWhatIsDoneToATrailShows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		word := rapid.StringOfN(rapid.SampledFrom([]rune("gr")), 2, 20, -1).Draw(t, "trail")
+		word := rapid.StringOfN(rapid.SampledFrom([]rune("grv")), 2, 20, -1).Draw(t, "trail")
 		trail := trailOf(t, word)
 		// The trail has no room for the oldest.
-		var gone [2]int
+		var gone [3]int
 		for i, c := range word {
-			if kind := strings.IndexRune("gr", c); gone[kind] < strings.Count(word, string(c))-1 && rapid.Bool().Draw(t, "gone") && i == firstOf(trail, word, c) {
+			if kind := strings.IndexRune("grv", c); gone[kind] < strings.Count(word, string(c))-1 && rapid.Bool().Draw(t, "gone") && i == firstOf(trail, word, c) {
 				trail[i] = nil
 				gone[kind]++
 			}

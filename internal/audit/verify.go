@@ -3,6 +3,7 @@ package audit
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // Verification is whether the records of a trail follow one another.
@@ -15,11 +16,12 @@ type Verification struct {
 	// Faults are the first 100, never null; FaultsTotal is how many there are.
 	Faults      []Fault `json:"faults"`
 	FaultsTotal uint64  `json:"faults_total"`
-	// Decided and Refusals are the last records of the two chains, null for none. If they
-	// agree with what is known from elsewhere, such as the journal of another machine,
-	// nobody has changed anything before them.
+	// Decided, Refusals and Visits are the last records of the three chains, null for none.
+	// If they agree with what is known from elsewhere, such as the journal of another
+	// machine, nobody has changed anything before them.
 	Decided  *Link `json:"decided"`
 	Refusals *Link `json:"refusals"`
+	Visits   *Link `json:"visits"`
 }
 
 // Fault is a place at which records do not follow one another.
@@ -31,18 +33,18 @@ type Fault struct {
 const maxFaults = 100
 
 // Verifier checks the records of a trail, one after the other. The oldest records of
-// either chain may be gone, since the trail has no room for them: that is not a fault.
+// each chain may be gone, since the trail has no room for them: that is not a fault.
 // Its memory does not grow with the trail. The zero Verifier is ready to use.
 type Verifier struct {
 	v      Verification
-	chains [2]chain
+	chains [classes]chain
 	gone   uint64 // records up to this ID may be missing: they made room meanwhile
 }
 
-// chain is what is known of one of the two chains.
+// chain is what is known of one of the chains.
 type chain struct {
 	end   Link   // its last record so far
-	told  uint64 // ID of its last record so far, according to both chains
+	told  uint64 // ID of its last record so far, according to all chains
 	plain uint64 // ID of a record without a hash before its first one with a hash, 0 for none
 }
 
@@ -66,18 +68,19 @@ func (w *Verifier) Add(text []byte) {
 		v.First = r.ID
 	}
 	v.Last = r.ID
-	own, other := &w.chains[0], &w.chains[1]
-	if r.Refusal() {
-		own, other = other, own
-	}
+	own := &w.chains[r.Class()]
 	switch {
 	case r.Hash != "" && r.Prev != nil:
 		if r.Hash != hash {
 			w.fault(r.ID, "record %d was changed: its hash is %q, but its content has the hash %s", r.ID, r.Hash, hash)
 		}
 		w.follow(own, r)
-		w.beside(other, r)
-	case own.end.ID > 0 || other.end.ID > 0:
+		other, third := r.Class().others()
+		w.beside(&w.chains[other], r.ID, r.Prev.Other)
+		if r.Prev.Third != nil {
+			w.beside(&w.chains[third], r.ID, *r.Prev.Third)
+		}
+	case slices.ContainsFunc(w.chains[:], func(c chain) bool { return c.end.ID > 0 }):
 		w.fault(r.ID, "record %d has no hash, although those before it do: %q", r.ID, r.Reason)
 	default:
 		v.Unchained++
@@ -109,13 +112,13 @@ func (w *Verifier) follow(own *chain, r Record) {
 	own.told = r.ID
 }
 
-// beside checks whether what a record says of the other chain is right.
-func (w *Verifier) beside(other *chain, r Record) {
-	switch told := r.Prev.Other; {
+// beside checks whether what a record says of another chain is right.
+func (w *Verifier) beside(other *chain, id, told uint64) {
+	switch {
 	case told < other.told:
-		w.fault(r.ID, "record %d says that it comes after record %d, but record %d is between them", r.ID, told, other.told)
+		w.fault(id, "record %d says that it comes after record %d, but record %d is between them", id, told, other.told)
 	case told > other.told && other.end.ID > 0:
-		w.missing(told, r.ID)
+		w.missing(told, id)
 		fallthrough
 	default:
 		other.told = told
@@ -130,7 +133,7 @@ func (w *Verifier) missing(id, by uint64) {
 }
 
 // Skip notes that the trail has dropped records up to an ID while it was read: of one
-// chain or of both. Those that it still has are added as usual.
+// chain or of several. Those that it still has are added as usual.
 func (w *Verifier) Skip(id uint64) { w.gone = max(w.gone, id) }
 
 // End returns the result. given is the highest ID that the daemon has assigned, 0 if that
@@ -138,14 +141,14 @@ func (w *Verifier) Skip(id uint64) { w.gone = max(w.gone, id) }
 func (w *Verifier) End(given uint64) Verification {
 	v := &w.v
 	for _, c := range w.chains {
-		if c.end.ID == 0 && c.told > 0 { // the trail always keeps the last records of both
+		if c.end.ID == 0 && c.told > 0 { // the trail always keeps the last records of each
 			w.missing(c.told, v.Last)
 		}
 	}
 	if given > v.Last {
 		w.fault(v.Last, "records from %d on are missing: the daemon has assigned IDs up to %d", v.Last+1, given)
 	}
-	v.Decided, v.Refusals = end(w.chains[0]), end(w.chains[1])
+	v.Decided, v.Refusals, v.Visits = end(w.chains[Decided]), end(w.chains[Refused]), end(w.chains[Visits])
 	v.Sound = v.FaultsTotal == 0
 	if v.Faults == nil {
 		v.Faults = []Fault{}

@@ -92,6 +92,10 @@ type Result struct {
 	// known from now on, nil if that is as before. Both belong into the profile.
 	Bundle []byte
 	Next   *seal.Peer
+	// Unanswered says that a request was sent, over one family at least, to which no final
+	// answer has come, be it of the last handshake or of one before: the gateway may have
+	// done, or may yet do, what it was asked for.
+	Unanswered bool
 }
 
 // Done says whether the gateway has done over one family at least what it was asked for.
@@ -186,6 +190,7 @@ func (c *Client) once(ctx context.Context, k *Knock, result *Result) error {
 		k.Profile.Gateway.Bundle = r.peer.Bundle
 	}
 	result.Answers = r.answers()
+	result.Unanswered = result.Unanswered || r.unanswered()
 	return err
 }
 

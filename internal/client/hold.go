@@ -44,7 +44,8 @@ const (
 // says that somebody else needs it. It knocks before
 // the grant ends, when this machine's own address changes, and again while a knock is in
 // vain. It returns an error, which is that of the last knock, only if the first knock is in
-// vain or the gateway refuses one. tell hears of each knock.
+// vain or the gateway refuses one; what such a knock may have opened is given back, too. tell
+// hears of each knock.
 func (c *Client) Hold(ctx context.Context, k Knock, tell func(Held)) error {
 	h := holder{c: c, k: k, tell: tell}
 	err := h.hold(ctx)
@@ -61,7 +62,7 @@ type holder struct {
 	k    Knock
 	tell func(Held)
 
-	open   bool
+	open   bool      // or it may be
 	next   time.Time // of the next knock, by the wall clock: a machine that sleeps has no other
 	looked time.Time // at that clock, the last time
 	why    HeldFor
@@ -111,6 +112,7 @@ func refused(err error) bool {
 // knock knocks once.
 func (h *holder) knock(ctx context.Context) error {
 	r, err := h.c.Knock(ctx, h.k)
+	h.open = h.open || r.Unanswered || r.Done()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -123,7 +125,7 @@ func (h *holder) knock(ctx context.Context) error {
 		h.fails++
 		return err
 	}
-	h.open, h.fails = true, 0
+	h.fails = 0
 	left := time.Duration(0)
 	for _, a := range r.Answers {
 		if a.Status == seal.Opened && (left == 0 || a.Left < left) {

@@ -37,6 +37,7 @@ type path struct {
 	parts   [seal.BundleParts][]byte
 	busy    int    // how often it was followed
 	request []byte // to be sent as soon as there is a connection
+	asked   bool   // the request was made, and perhaps sent
 
 	sent  [][]byte  // to be sent again
 	again time.Time // when

@@ -59,12 +59,12 @@ func (r *race) request(ctx context.Context, got proof) error {
 		}
 		switch {
 		case p.stage == challenged:
-			p.stage = requested
+			p.stage, p.asked = requested, true
 			p.send(now, d)
 		case p.stream:
 			// The connection has ended while the proof was made. A request may come over
 			// another one: its state is for the address.
-			r.chosen[i] = &path{at: p.at, stream: true, stage: requested, v: p.v, request: d, roundTrip: p.roundTrip}
+			r.chosen[i] = &path{at: p.at, stream: true, stage: requested, asked: true, v: p.v, request: d, roundTrip: p.roundTrip}
 			r.open(ctx, r.chosen[i])
 		}
 	}
@@ -102,6 +102,13 @@ func (r *race) answers() (all []Answer) {
 		}
 	}
 	return all
+}
+
+// unanswered says whether a request was made to which there is no final answer.
+func (r *race) unanswered() bool {
+	return slices.ContainsFunc(r.chosen, func(p *path) bool {
+		return p.asked && (p.answer == nil || p.answer.Status == seal.Starting)
+	})
 }
 
 // judgeAnswers says whether there are answers enough.

@@ -47,7 +47,7 @@ var refused = []Word{
 	{"unfinished", "the knock was not complete when its time was up"},
 	{"late", "it was complete, but took too long"},
 	{"deaf", "it was right, but the door ignored knocks by then"},
-	{"crowded", "it was right, but too many were already waiting for the service"},
+	{"crowded", "it was right, but too many were already waiting for the service, or who knocked had too many grants"},
 	{"unsaved", "it was right, but what must be remembered of it could not be saved"},
 	{other, "whatever else"},
 }

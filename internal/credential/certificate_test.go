@@ -96,6 +96,9 @@ func TestCertificatesThatAreBent(t *testing.T) {
 	if _, ok := ring.Certificate(blob, message, signedBy(t, dir, "other", Namespace, message)); ok {
 		t.Error("another key's signature is accepted")
 	}
+	if _, ok := ring.Certificate(blob, message, signedBy(t, dir, "key", "file", message)); ok {
+		t.Error("a signature in another namespace is accepted")
+	}
 	if _, ok := ring.Certificate(append(bytes.Clone(blob), 0), message, sig); ok {
 		t.Error("a byte after the certificate is accepted")
 	}
@@ -340,7 +343,7 @@ func TestRevokedByOpenSSH(t *testing.T) {
 			t.Errorf("%s: the certificate is revoked: %v, want %v", c.name, got, c.cert)
 		}
 		for by, revoked := range map[string]bool{plain.By(): c.key, cert.By(): c.cert} {
-			if got := ring.Stands(now, "web", by); got == revoked {
+			if got := ring.Stands(now, "web", by) != nil; got == revoked {
 				t.Errorf("%s: what %q led to stands: %v, want what a knock would be told", c.name, by, got)
 			}
 		}

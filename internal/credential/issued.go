@@ -121,22 +121,23 @@ func DependsOn(by, id string) bool {
 	return i != nil && f != Fingerprint{} && i.authority == [8]byte(f[:])
 }
 
-// counts says whether the certificate of a key still counts at a door: its authority is
-// one, for one of its principals and for the door, and nothing of it is locked or revoked.
-func (i *issued) counts(r *Ring, now time.Time, door string, key Fingerprint) bool {
-	opens := false
+// counts says what may stand of the certificate of a key at a door: its authority is one, for
+// one of its principals and for the door, and nothing of it is locked or revoked.
+func (i *issued) counts(r *Ring, now time.Time, door string, key Fingerprint) (s Standing) {
 	for _, n := range r.o.File.at(i.authority) {
 		l := &r.o.File.list[n]
 		if !l.Authority {
 			continue
 		}
 		if r.o.Locked[l.Fingerprint.String()] || r.revoked(func(list *Revocations) bool { return list.issued(i, key, l) }) {
-			return false
+			return nil
 		}
 		admits := slices.ContainsFunc(l.Options.Principals, func(p string) bool { return slices.Contains(i.principals, principalHashOf(p)) })
-		opens = opens || admits && l.Options.stands(now, door)
+		if admits {
+			s = l.Options.stands(s, now, door)
+		}
 	}
-	return opens
+	return s
 }
 
 // issued is Revocations.certificate of what is remembered of a certificate of an authority.

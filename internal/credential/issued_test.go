@@ -69,7 +69,7 @@ func TestStandsWithACertificate(t *testing.T) {
 		{"its key is locked", locked(visitor), false},
 		{"another is locked", locked(other), true},
 	} {
-		if got := NewRing(c.o).Stands(now, "web", by); got != c.want {
+		if got := NewRing(c.o).Stands(now, "web", by) != nil; got != c.want {
 			t.Errorf("%s: what %q led to stands: %v, want %v", c.name, by, got, c.want)
 		}
 	}
@@ -81,7 +81,7 @@ func TestStandsWithACertificate(t *testing.T) {
 	// What cannot be read is nobody's certificate, and no comment passes for one.
 	words := strings.Fields(by)
 	stands := func(by string) bool {
-		return NewRing(file(ca.key(t, `cert-authority,principals="ops"`), visitor.key(t, ""))).Stands(now, "web", by)
+		return NewRing(file(ca.key(t, `cert-authority,principals="ops"`), visitor.key(t, ""))).Stands(now, "web", by) != nil
 	}
 	for _, bent := range []string{"cert:", "cert:7", "cert:7:", words[1][:len(words[1])-2], words[1] + "A", "cert:x" + words[1][len("cert:7"):]} {
 		if stands("alice " + bent + " " + ID(by)) {

@@ -238,7 +238,7 @@ func TestSecrets(t *testing.T) {
 		{"backup2 " + coded(3) + ` one-address doors="web"`, "backup2: more stands after the options: put commas and no blanks between them"},
 		{"backup2 " + coded(3) + ` from="there"`, `backup2: option from: "there" is no address or network: allowed are 192.0.2.7, 192.0.2.0/24, 2001:db8::/32, 192.0.2.* and these after a !; names are not looked up`},
 	} {
-		list, found := ParseSecrets([]byte("backup "+coded(1)+"\n"+c.line), "secrets")
+		list, found := ParseSecrets([]byte("backup "+coded(1)+"\n"+c.line+"\n"), "secrets")
 		if len(list) != 1 || len(found) != 1 || found[0].String() != "secrets:2: "+c.want {
 			t.Errorf("%q: %d secrets and problems\n%v, want\nsecrets:2: %s", c.line, len(list), found, c.want)
 		}
@@ -247,5 +247,38 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("%q: the problem tells the secret: %v", c.line, p)
 			}
 		}
+	}
+}
+
+// Wherever a file is cut short, by a full disk or because it is just being written, a key or
+// a secret has all of its options or does not count.
+func TestCutShortIsNotLessRestricted(t *testing.T) {
+	const options = `doors="web",from="192.0.2.0/24",max-open-for="5m"`
+	secrets := "# machines\nci " + base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x02", 32))) + " " + options + "\n"
+	keys := "# visitors\n" + newSigner(t, 1).key(t, options).String() + " alice\n"
+	counted := 0
+	for n := range len(secrets) + 1 {
+		list, _ := ParseSecrets([]byte(secrets[:n]), "secrets")
+		for _, s := range list {
+			if counted++; s.Options.String() != options {
+				t.Errorf("cut to %q, the secret has the options %q", secrets[:n], s.Options)
+			}
+		}
+	}
+	for n := range len(keys) + 1 {
+		list, _ := Parse([]byte(keys[:n]), "keys")
+		for _, k := range list {
+			if counted++; k.Options.String() != options {
+				t.Errorf("cut to %q, the key has the options %q", keys[:n], k.Options)
+			}
+		}
+	}
+	if counted < 2 {
+		t.Errorf("%d keys and secrets count, want both when nothing is cut", counted)
+	}
+	_, found := ParseSecrets([]byte(strings.TrimSuffix(secrets, "\n")), "secrets")
+	const want = "secrets:2: the line has no end, so the file may be cut short: add a line break, if the options are all there"
+	if len(found) != 1 || found[0].String() != want {
+		t.Errorf("a secret without the end of its line: %v, want %s", found, want)
 	}
 }

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -67,17 +68,22 @@ func derived(secret [32]byte, info string, n int) []byte {
 
 // ParseSecrets reads machines' secrets: a line each, with a name, 32 bytes in base64 and
 // options as a key's. Where names the text in messages. As with Parse, a bad line is
-// refused alone. No problem repeats a secret.
+// refused alone. No problem repeats a secret. Options are last, so a line without an end,
+// which may have lost some of them, is a bad one.
 func ParseSecrets(text []byte, where string) ([]Secret, []Problem) {
 	var list []Secret
 	found, names, ids := problems{where: where}, map[string]int{}, map[[16]byte]int{}
 	for n, line := range lines(text) {
+		whole := bytes.HasSuffix(line, []byte("\n"))
 		line = trim(line)
 		if len(line) == 0 || line[0] == '#' {
 			continue
 		}
 		s, err := parseSecret(string(line))
 		switch {
+		case !whole:
+			found.add(n, "the line has no end, so the file may be cut short: add a line break, if the options are all there")
+			continue
 		case err != nil:
 			found.add(n, "%v", err)
 			continue

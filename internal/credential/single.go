@@ -4,7 +4,7 @@ import (
 	"crypto/elliptic"
 	"encoding/hex"
 	"math/big"
-	"slices"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -73,39 +73,93 @@ func SingleProof(sig []byte) (proof [64]byte, ok bool) {
 	return proof, false
 }
 
-// Stands says whether whoever knocked in a name (Party.By) may still have what that led to
+// Standing is what of somebody's grants at a door may stand: those to sources that one of
+// these admits. nil: none.
+type Standing []standing
+
+// standing is that of one line.
+type standing struct {
+	from  *Addresses
+	until time.Time // zero: for ever
+}
+
+// At says whether a grant to a source may stand, and until when at the latest; the zero
+// Time: that is not bounded.
+func (s Standing) At(source netip.Addr) (until time.Time, stands bool) {
+	for _, l := range s {
+		switch {
+		case l.from != nil && !l.from.Admit(source):
+		case l.until.IsZero():
+			return l.until, true
+		case l.until.After(until):
+			until, stands = l.until, true
+		}
+	}
+	return until, stands
+}
+
+// Stands says what whoever knocked in a name (Party.By) may still have of what that led to
 // at a door: neither key nor secret nor certificate nor its authority is locked or revoked,
-// all that it depends on is still known, for the door and at this time, which is read in
-// now's zone. A rescue code's stands although the code is used up.
-func (r *Ring) Stands(now time.Time, door, by string) bool {
+// and all that it depends on is still known, for the door, the source, and at this time,
+// which is read in now's zone. A rescue code's stands although the code is used up.
+func (r *Ring) Stands(now time.Time, door, by string) Standing {
 	id := ID(by)
 	if r.o.Locked[id] {
-		return false
+		return nil
 	}
 	if text, ok := strings.CutPrefix(id, secretPrefix); ok {
 		raw, err := hex.DecodeString(text)
-		if err != nil || len(raw) != 16 {
-			return false
+		if err != nil || len(raw) != 16 || r.secrets[[16]byte(raw)] == nil {
+			return nil
 		}
-		s := r.secrets[[16]byte(raw)]
-		return s != nil && s.Options.stands(now, door)
+		return r.secrets[[16]byte(raw)].Options.stands(nil, now, door)
 	}
 	f, err := ParseFingerprint(id)
-	if err != nil {
-		return strings.HasPrefix(id, rescuePrefix)
+	if err != nil && strings.HasPrefix(id, rescuePrefix) {
+		return Standing{{}}
+	} else if err != nil {
+		return nil
 	}
 	if i := issuedIn(by); i != nil {
 		return i.counts(r, now, door, f)
 	}
 	lines := r.lines(f)
-	if !slices.ContainsFunc(lines, func(k *Key) bool { return k.Options.stands(now, door) }) {
-		return false
+	if len(lines) == 0 || r.revoked(func(l *Revocations) bool { return l.key(lines[0].Blob, f) }) {
+		return nil
 	}
-	return !r.revoked(func(l *Revocations) bool { return l.key(lines[0].Blob, f) })
+	var s Standing
+	for _, l := range lines {
+		s = l.Options.stands(s, now, door)
+	}
+	return s
 }
 
-// stands says whether a line is for a door, at this time.
-func (o *Options) stands(now time.Time, door string) bool {
-	return o.opens(door) && (o.Expires.IsZero() || now.Before(o.Expires.In(now.Location()))) &&
-		(o.Schedule == nil || o.Schedule.Covers(now))
+// stands adds what may stand by a line that is for a door, at this time.
+func (o *Options) stands(s Standing, now time.Time, door string) Standing {
+	ends, lasts := o.ends(now, now.Location())
+	if !o.opens(door) || !lasts {
+		return s
+	}
+	return append(s, standing{o.From, ends})
+}
+
+// ends is when a line's time, or its hours, end; zero: never. False: it does not count now.
+func (o *Options) ends(now time.Time, zone *time.Location) (at time.Time, counts bool) {
+	most := limit{now: now}
+	if !o.Expires.IsZero() && !most.until(o.Expires.In(zone)) {
+		return at, false
+	}
+	if s := o.Schedule; s != nil {
+		turn, turns := s.Turns(now.In(zone))
+		if !s.Covers(now.In(zone)) {
+			return at, false
+		}
+		if turns {
+			most.until(turn)
+		}
+	}
+	if most.most > 0 {
+		at = now.Add(most.most)
+	}
+	return at, true
 }

@@ -23,7 +23,7 @@ func TestSingle(t *testing.T) {
 	alice, bob := newSigner(t, 1), newSigner(t, 2)
 	p256 := mustKey(t, newKey(t, dir, "p256", "-t", "ecdsa"))
 	ca := mustKey(t, `cert-authority,principals="alice" `+Key{Blob: bob.blob(), Options: &none}.String())
-	text := "backup " + base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x05", 32)))
+	text := "backup " + base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x05", 32))) + "\n"
 	secrets, _ := ParseSecrets([]byte(text), "secrets")
 	secret := [32]byte([]byte(strings.Repeat("\x05", 32)))
 	ring := NewRing(Origins{File: NewKeys([]Key{p256, ca}), Enrolled: NewKeys([]Key{alice.key(t, "")}), Secrets: secrets})
@@ -91,7 +91,7 @@ func TestOneVerificationForEachSinglePacket(t *testing.T) {
 
 func TestStands(t *testing.T) {
 	alice, bob, carol := newSigner(t, 1), newSigner(t, 2), newSigner(t, 3)
-	secrets, _ := ParseSecrets([]byte("backup "+base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x05", 32)))), "secrets")
+	secrets, _ := ParseSecrets([]byte("backup "+base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x05", 32)))+"\n"), "secrets")
 	secret := secrets[0].Identity()
 	keys := Origins{File: NewKeys([]Key{alice.key(t, "")}), Enrolled: NewKeys([]Key{bob.key(t, "")}), Secrets: secrets}
 	with := func(change func(*Origins)) Origins {
@@ -131,7 +131,7 @@ func TestStands(t *testing.T) {
 		{"nothing known", keys, "somebody", false},
 		{"nothing", keys, "", false},
 	} {
-		if got := NewRing(c.o).Stands(now, "web", c.id); got != c.want {
+		if got := NewRing(c.o).Stands(now, "web", c.id) != nil; got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -51,7 +51,9 @@
 //     of either rank at most, and twice maxBuffer bytes in the kernel, which throws away
 //     what does not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
 //   - repliesEach answers a second to a prefix, none longer than its datagram, so that
-//     nobody is flooded by way of the listener, and nothing is amplified.
+//     nobody is flooded by way of the listener, and nothing is amplified; and as many to
+//     what is Shown, so that whoever forges a prefix does not use up the answers to those
+//     in it who have shown their source.
 //
 // A datagram that comes alone while nothing waits and nothing is being opened is opened by
 // the goroutine that has read it, if that takes little time (knock.Brief): to wake another
@@ -77,8 +79,8 @@
 // datagram that is none would tell where that ended, and so what datagrams look like.
 //
 // There are maxOfPrefix connections of a prefix and maxStreams in all at most, each with
-// 8 KiB of buffers. When there are too many, one of the prefix that has most has to go, a
-// stranger if there is one.
+// 8 KiB of buffers. When there are too many, one of the prefix that has most has to go: a
+// stranger, unless those who were heard have left strangers a quarter of the room.
 //
 // # Order
 //
@@ -271,7 +273,7 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	said, answer, ok := w.by.Open(w.datagram)
 	switch {
 	case answer == nil:
-	case len(answer) > length || !w.origin.mayAnswer(w.datagram.Path.From.Addr(), w.datagram.Time):
+	case len(answer) > length || !w.origin.mayAnswer(w.datagram.Path.From.Addr(), w.rank, w.datagram.Time):
 		l.withheld.Add(1)
 	default:
 		w.origin.send(w.datagram.Path, answer)

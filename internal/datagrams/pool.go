@@ -18,8 +18,11 @@ const (
 	// that is Claimed.
 	shownInARow = 7
 
-	// few is how many datagrams that are Claimed may wait at a place that is not busy.
-	few = 4
+	// While more that are Shown wait to be opened, which takes a processor much longer than
+	// all else, what was heard is told together: each time it is told costs the gateway a
+	// turn. So much is told at once, and nothing waits longer than that and what is being
+	// opened.
+	toldTogether, toldWithin = 32, 2 * time.Millisecond
 )
 
 // pool has the goroutines that open datagrams, and what waits before and after them.
@@ -36,6 +39,8 @@ type pool struct {
 	active  int        // how many are being opened
 	latest  time.Time  // of all that was opened
 	told    []knock.Heard
+	since   time.Time // when the first of told was
+	shown   int       // how many that are Shown wait
 	crowded uint64
 	closed  bool
 }
@@ -51,6 +56,7 @@ type queue struct {
 	turn    *list.Element // in the pool's turns, nil: nothing waits
 
 	pressure atomic.Int32 // how many that are Claimed wait
+	many     atomic.Int32 // with how many it is busy: more than that
 }
 
 // waiting is one datagram that is not Junk.
@@ -68,7 +74,7 @@ type waiting struct {
 // origin is what datagrams come by, and answers go back by.
 type origin interface {
 	// mayAnswer says whether an answer of Open to a source may be sent.
-	mayAnswer(source netip.Addr, now time.Time) bool
+	mayAnswer(source netip.Addr, rank knock.Rank, now time.Time) bool
 	send(path knock.Path, payload []byte)
 	// opened is told of each datagram that waited: with something when it was a knock or
 	// was answered. It does not wait.
@@ -99,14 +105,20 @@ func (p *pool) limit(openers int) {
 func (p *pool) listen(q *queue, heard bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// Whoever is asked to show their source begins anew, and costs both sides more than
+	// waiting does: so many wait at once when a crowd knocks, for some milliseconds.
+	q.many.Store(int32(p.each / 2))
 	if q.heard = heard; heard || q.turn == nil {
 		return
 	}
-	for _, c := range []*class{q.shown, q.claimed} {
-		if c != nil {
-			c.clear()
-		}
+	if q.shown != nil {
+		p.shown -= q.shown.n
+		q.shown.clear()
 	}
+	if q.claimed != nil {
+		q.claimed.clear()
+	}
+	p.news.Signal() // what was told may have waited for these
 	q.pressure.Store(0)
 	p.turns.Remove(q.turn)
 	q.turn = nil
@@ -158,7 +170,11 @@ func (p *pool) room(q *queue, a arrival, now time.Time) *waiting {
 	if c.n >= most {
 		p.crowded++
 	}
+	before := c.n
 	w := c.room(a.path.From.Addr(), most, now)
+	if c == q.shown {
+		p.shown += c.n - before
+	}
 	if q.turn == nil {
 		q.turn = p.turns.PushBack(q)
 	}
@@ -177,9 +193,9 @@ func (q *queue) class(rank knock.Rank) *class {
 	return *c
 }
 
-// busy says whether more datagrams that are Claimed wait than are opened at once, with so
+// busy says whether more datagrams that are Claimed wait than half of what may, with so
 // many that are about to.
-func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > few }
+func (q *queue) busy(more int) bool { return int(q.pressure.Load())+more > int(q.many.Load()) }
 
 // run opens datagrams one after another, until close.
 func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
@@ -235,6 +251,9 @@ func (p *pool) next() *waiting {
 	}
 	q, _ := p.turns.Front().Value.(*queue)
 	w := q.take()
+	if w.rank == knock.Shown {
+		p.shown--
+	}
 	if q.empty() {
 		p.turns.Remove(q.turn)
 		q.turn = nil
@@ -292,17 +311,28 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 		}
 		p.opening.Remove(first)
 		if f.ok && f.queue.heard {
+			if len(p.told) == 0 {
+				p.since = time.Now()
+			}
 			p.told = append(p.told, f.heard)
-			p.news.Signal()
 		}
 	}
+	if p.ripe() {
+		p.news.Signal()
+	}
+}
+
+// ripe says whether what was heard is to be told now.
+func (p *pool) ripe() bool {
+	n := len(p.told)
+	return n > 0 && (p.shown == 0 || n >= toldTogether || time.Since(p.since) >= toldWithin)
 }
 
 // deliver passes what was heard to heard, until close.
 func (p *pool) deliver() {
 	for {
 		p.mu.Lock()
-		for !p.closed && len(p.told) == 0 {
+		for !p.closed && !p.ripe() {
 			p.news.Wait()
 		}
 		batch, full := p.told, p.full()

@@ -141,11 +141,15 @@ func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	}
 }
 
-// A port is busy while more that is Claimed waits than a few, or is just coming.
+// A port is busy while more that is Claimed waits than half of what may, or is just coming:
+// a crowd that it can open in a moment is not asked to begin anew.
 func TestBusy(t *testing.T) {
 	var p pool
 	p.init(nil)
 	s := listenedTo()
+	p.share(8)
+	p.listen(&s.queue, true)
+	const few = 4
 	for i := range few {
 		if s.queue.busy(few - i) {
 			t.Errorf("busy with %d that wait and %d that come", i, few-i)
@@ -171,6 +175,10 @@ func TestBusy(t *testing.T) {
 	}
 	if p.listen(&s.queue, false); s.queue.busy(few) {
 		t.Error("busy when nothing is heard")
+	}
+	p.share(maxWaiting)
+	if p.listen(&s.queue, true); s.queue.busy(maxWaiting/2) || !s.queue.busy(maxWaiting/2+1) {
+		t.Errorf("with room for %d, %d are too many or %d are not", maxWaiting, maxWaiting/2, maxWaiting/2+1)
 	}
 }
 
@@ -447,6 +455,74 @@ func TestOneIsWoken(t *testing.T) {
 		synctest.Wait()
 		if heard != n || woken != n {
 			t.Errorf("%d were heard and %d goroutines woken, want %d of both", heard, woken, n)
+		}
+		p.close()
+	})
+}
+
+// While more that are Shown wait to be opened, what was heard is told together: a turn of
+// the gateway's for each would cost more than opening it. Nothing waits for what is only
+// Claimed, which anybody can send, nor longer than toldWithin and for one more.
+func TestToldTogether(t *testing.T) {
+	const each = 100 * time.Microsecond // that opening takes
+	for name, tt := range map[string]struct {
+		shown, claimed int
+		takes          time.Duration
+		want           []int
+	}{
+		"one alone":              {shown: 1, takes: each, want: []int{1}},
+		"few at once":            {shown: 10, takes: each, want: []int{10}},
+		"no longer than that":    {shown: 50, takes: each, want: []int{21, 21, 8}},
+		"no more than that":      {shown: 70, takes: time.Microsecond, want: []int{32, 32, 6}},
+		"each of those that are": {claimed: 3, takes: each, want: []int{1, 1, 1}},
+		"not for a flood":        {shown: 2, claimed: 40, takes: each, want: append([]int{2}, slices.Repeat([]int{1}, 40)...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var p pool
+				var told []int
+				p.init(func(all []knock.Heard) { told = append(told, len(all)) })
+				s := listenedTo()
+				for range tt.claimed {
+					p.comeFrom(s, netip.MustParseAddr("192.0.2.7"), knock.Claimed, "knock")
+				}
+				for range tt.shown {
+					p.comeFrom(s, netip.MustParseAddr("192.0.2.8"), knock.Shown, "knock")
+				}
+				go p.deliver()
+				go p.run(func(w *waiting) (knock.Heard, bool) { time.Sleep(tt.takes); return heardAs(w) })
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if diff := cmp.Diff(tt.want, told); diff != "" {
+					t.Errorf("how many were told at once (-want +got):\n%s", diff)
+				}
+				p.close()
+			})
+		})
+	}
+}
+
+// What was heard does not wait for what is thrown away.
+func TestToldWhenWhatWaitsIsThrownAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pool
+		told := 0
+		p.init(func(all []knock.Heard) { told += len(all) })
+		heard, other := listenedTo(), listenedTo()
+		go p.deliver()
+		p.comeFrom(heard, netip.MustParseAddr("192.0.2.7"), knock.Shown, "knock")
+		p.comeFrom(other, netip.MustParseAddr("192.0.2.8"), knock.Shown, "knock")
+		w := p.next()
+		h, _ := heardAs(w)
+		p.finish(w, h, true)
+		synctest.Wait()
+		if told != 0 {
+			t.Fatalf("%d were told while another waits, want none", told)
+		}
+		p.listen(&other.queue, false)
+		synctest.Wait()
+		if told != 1 || p.shown != 0 {
+			t.Errorf("%d were told, and %d are said to wait, want 1 and none", told, p.shown)
 		}
 		p.close()
 	})

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A prefix gets so many answers a second from a port, of glances and of Open. All
-// together get no more than a processor can send: about 200,000.
+// A prefix gets so many answers a second from a port, of glances and of Open, and again as
+// many of Open to what is Shown. All together get no more than a processor can send: about
+// 200,000.
 const repliesEach, replyLanes = 50, 4096
 
-// replies bounds the answers of a port. Its methods may be called from several
+// replies bounds the answers of a port, or some of them. Its methods may be called from several
 // goroutines.
 type replies struct {
 	mu     sync.Mutex

@@ -35,6 +35,20 @@ func TestAnswersToAPrefix(t *testing.T) {
 	}
 }
 
+// Whoever forges a prefix uses up the answers to sources that may be forged. A visitor of
+// that prefix who has shown that they receive is answered all the same, as often.
+func TestAnswersToWhoeverHasShownTheirSource(t *testing.T) {
+	var s socket
+	now, asks := time.Now(), netip.MustParseAddr(visitor4)
+	for _, rank := range []knock.Rank{knock.Claimed, knock.Shown} {
+		for i := range 3 * repliesEach {
+			if got := s.mayAnswer(asks, rank, now); got != (i < repliesEach) {
+				t.Fatalf("answer %d of a second to datagrams of rank %d: %v", i, rank, got)
+			}
+		}
+	}
+}
+
 // What a glance answers is not opened, is not longer than what came, and is withheld
 // where it would be or there are too many.
 func TestGlancesAnswer(t *testing.T) {

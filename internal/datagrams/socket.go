@@ -32,8 +32,9 @@ type socket struct {
 	dead   atomic.Bool            // it cannot be read any more
 	closed atomic.Bool            // or about to be
 
-	queue   queue // the pool's
-	replies replies
+	queue   queue   // the pool's
+	replies replies // to sources that may be forged
+	toShown replies // to others
 
 	waited  bool   // datagrams waited when Behind was last asked; the listener's
 	asked   uint64 // rounds at that time
@@ -141,7 +142,12 @@ func (s *socket) keep(size int) {
 	})
 }
 
-func (s *socket) mayAnswer(source netip.Addr, now time.Time) bool { return s.replies.may(source, now) }
+func (s *socket) mayAnswer(source netip.Addr, rank knock.Rank, now time.Time) bool {
+	if rank == knock.Shown {
+		return s.toShown.may(source, now)
+	}
+	return s.replies.may(source, now)
+}
 
 // send sends a datagram the way back, from the address that was asked. The routes decide
 // on the interface, except where addresses mean nothing without one. The datagram may be

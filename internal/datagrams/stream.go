@@ -57,7 +57,7 @@ type stream struct {
 
 // mayAnswer is true: answers go to who is there, and each is no longer than what it
 // answers.
-func (c *stream) mayAnswer(netip.Addr, time.Time) bool { return true }
+func (c *stream) mayAnswer(netip.Addr, knock.Rank, time.Time) bool { return true }
 
 // send sends an answer with its length. A visitor who takes none while the kernel has no
 // room for it is given up, since what follows could not be read.

@@ -340,6 +340,39 @@ func TestTooManyStreams(t *testing.T) {
 	}
 }
 
+// Whoever has a profile can have what they say over a connection answered, and so hold it
+// for a minute: from however many prefixes they do, others can still connect, and be heard.
+func TestStreamsLeaveRoomForNewcomers(t *testing.T) {
+	all := prefixes(maxStreams + 2)
+	for _, tt := range []struct {
+		name     string
+		from     []netip.Addr
+		newcomer netip.Addr
+	}{
+		{"of one prefix, to a neighbour", all[:1], all[0].Next()},
+		{"of as many as there is room for", all[:maxStreams], all[maxStreams+1]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inHall(t, func(h *hall) {
+				h.streams.most = maxStreams
+				for i := range maxStreams {
+					c, _ := h.connect(netip.AddrPortFrom(tt.from[i%len(tt.from)], uint16(i+1)).String())
+					h.say(c, framed("knock nothing:prove it"))
+				}
+				for i := range 20 {
+					late, w := h.connect(netip.AddrPortFrom(tt.newcomer, uint16(i+1)).String())
+					h.say(late, framed("knock:yes"))
+					if got := w.got(h.t); !slices.Equal(got, []string{"yes"}) {
+						h.t.Fatalf("newcomer %d is answered %q, want \"yes\"", i, got)
+					}
+					late.Close()
+					synctest.Wait()
+				}
+			})
+		})
+	}
+}
+
 // A port where nothing is heard ends its connections, and what waits is not opened; one
 // that gets another opener keeps them.
 func TestStreamsOfAnotherRule(t *testing.T) {

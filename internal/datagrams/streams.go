@@ -16,8 +16,8 @@ import (
 )
 
 // How many connections there are at a time: in all, as far as there are descriptors, and
-// of one prefix.
-const maxStreams, maxOfPrefix = 256, 16
+// of one prefix. One in strangersShare is left to those who were not heard yet.
+const maxStreams, maxOfPrefix, strangersShare = 256, 16, 4
 
 // streams are the connections that carry datagrams.
 type streams struct {
@@ -77,8 +77,8 @@ func (s *streams) set(want map[uint16]knock.Opener, p *pool) {
 
 // Accept takes over the descriptor of a connection that a visitor has made to a port. If
 // Set has said that streams are heard there, what it carries is heard, else it is ended.
-// Of too many connections, a random one of the prefix that has most of them is ended, of
-// those that were not heard yet if there are any. Accept does not wait.
+// Of too many connections, a random one of the prefix that has most of them is ended (see
+// crowded). Accept does not wait.
 func (l *Listener) Accept(p uint16, fd int, from netip.AddrPort) {
 	c, to, err := connected(fd)
 	if err != nil {
@@ -124,8 +124,11 @@ func (s *streams) admit(c *stream) bool {
 	return goes != c
 }
 
-// crowded returns the connection that has to go when another has come, nil for none.
-func (s *streams) crowded(new *stream) (goes *stream) {
+// crowded returns the connection that has to go when another has come, nil for none. Those
+// that were heard stay while strangers have more than their share of what could go: so no
+// stranger ends them, and whoever has what it takes to be heard does not keep others from
+// being heard first.
+func (s *streams) crowded(new *stream) *stream {
 	most := new.crowd.n
 	if most <= maxOfPrefix {
 		if len(s.all) <= s.most {
@@ -135,20 +138,32 @@ func (s *streams) crowded(new *stream) (goes *stream) {
 			most = max(most, c.crowd.n)
 		}
 	}
-	drawn, strangers := 0, false
+	var heard, strange drawn
 	for _, c := range s.all {
-		stranger := !c.heard.Load()
-		if c.crowd.n < most || strangers && !stranger {
-			continue
-		}
-		if stranger && !strangers {
-			strangers, drawn = true, 0
-		}
-		if drawn++; rand.IntN(drawn) == 0 {
-			goes = c
+		switch {
+		case c.crowd.n < most:
+		case c.heard.Load():
+			heard.add(c)
+		default:
+			strange.add(c)
 		}
 	}
-	return goes
+	if strangersShare*strange.of > strange.of+heard.of {
+		return strange.stream
+	}
+	return heard.stream
+}
+
+// drawn is a random one of several connections.
+type drawn struct {
+	stream *stream
+	of     int
+}
+
+func (d *drawn) add(c *stream) {
+	if d.of++; rand.IntN(d.of) == 0 {
+		d.stream = c
+	}
 }
 
 // remove forgets a connection.

@@ -160,6 +160,9 @@ const NotStarted = "the service did not start"
 func (d *Door) Failed(now time.Time, problem string) []Effect {
 	failure := d.record(now, audit.EventError, "", "", problem, time.Time{})
 	if d.saved.State == Opening {
+		if len(d.waiting) > 0 {
+			failure.Whose = d.waiting[0].by
+		}
 		d.waiting = nil
 		return append([]Effect{failure}, d.darken(now, Dark, "", NotStarted)...)
 	}
@@ -357,7 +360,9 @@ func (d *Door) claim(since time.Time, source netip.Prefix, p claimant, until tim
 func (d *Door) expire(now time.Time, n int32) []Effect {
 	source := d.grants.grants.at(n).source.source()
 	d.endedGrants.add(now, d.grants.admission(n))
-	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "it expired", time.Time{}))
+	expired := d.record(now, audit.EventExpired, SourceString(source), "", "it expired", time.Time{})
+	expired.Whose = d.grants.whose(n)
+	return append(d.dropped(n, source), expired)
 }
 
 // drop forgets a grant; with revoke the kernel is told to end it.
@@ -437,7 +442,7 @@ func (d *Door) record(now time.Time, event, who, by, reason string, until time.T
 	if !until.IsZero() {
 		r.Until = &until
 	}
-	return Record{r}
+	return Record{Record: r}
 }
 
 // SourceString writes a source as status and the audit trail do: an address, a prefix,

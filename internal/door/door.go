@@ -210,8 +210,9 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 	if !has {
 		return nil
 	}
-	return append(d.drop(now, n, false),
-		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
+	ended := d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{})
+	ended.Whose = d.grants.whose(n)
+	return append(d.drop(now, n, false), ended)
 }
 
 // Close makes the door dark by order of an operator. A door that is already closing then

@@ -138,6 +138,17 @@ func (b *grantTable) drop(n int32) []string {
 	return by
 }
 
+// whose returns on whose behalf a grant is; of several it is the first, but for presence,
+// which did not ask for it.
+func (b *grantTable) whose(n int32) (by string) {
+	for _, c := range b.claims(n) {
+		if by = b.parties.at(c.by).by; by != byPresence {
+			break
+		}
+	}
+	return by
+}
+
 // until returns when a grant ends, by the clock of now.
 func (b *grantTable) until(now time.Time, n int32) time.Time {
 	return b.ends.time(now, b.ends.until(n))

@@ -2,7 +2,6 @@ package door
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +9,11 @@ import (
 
 // party is whose claims end, of one.
 func party(by string) Withdrawal { return Withdrawal{Party: by, Reason: "gone"} }
+
+// endOf judges that the claims of one end.
+func endOf(who string) Judge {
+	return func(by string, _ netip.Prefix) Judgement { return Judgement{Ends: by == who} }
+}
 
 // knocks has somebody knock.
 func (s *scene) knocks(source netip.Prefix, by string, length time.Duration) {
@@ -100,9 +104,6 @@ func TestWithdrawWhatWaits(t *testing.T) {
 	s := newScene(t, ssh)
 	s.knocks(visitor, "sealed alice", 0)
 	s.knocks(other, "sealed bob", 0)
-	if got := slices.Sorted(s.door.Parties()); !slices.Equal(got, []string{"sealed alice", "sealed bob"}) {
-		t.Errorf("parties %q, want who waits", got)
-	}
 	effects, ended := s.door.WithdrawAt(s.now, other, party("sealed alice"))
 	if len(effects)+ended != 0 {
 		t.Errorf("elsewhere: %v", effects)
@@ -110,7 +111,7 @@ func TestWithdrawWhatWaits(t *testing.T) {
 	effects, _ = s.door.WithdrawAt(s.now, visitor, party("sealed alice"))
 	s.want(effects, "record revoked | 192.0.2.2 | sealed alice | gone")
 	s.state(Opening)
-	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Whose: func(by string) bool { return by == "sealed bob" }, Reason: "gone"}, 0)
+	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Judge: endOf("sealed bob"), Reason: "gone"}, 0)
 	s.want(effects, "record revoked | 2001:db8::2 | sealed bob | gone", "clear", "end flows of any", "stop")
 	s.state(Closing)
 }
@@ -145,6 +146,74 @@ func TestWithdrawManyGrants(t *testing.T) {
 	}
 }
 
+// Claims that may not last as long as they were given for end earlier: in the kernel, after a
+// restart, and while they wait; a grant that others have claimed lasts on for them. Where a
+// grant may have been spent, one that would end earlier ends at once.
+func TestWithdrawEarlier(t *testing.T) {
+	for _, once := range []bool{false, true} {
+		s, third := opened(t, ssh), Source(netip.MustParseAddr("192.0.2.3"))
+		until := s.now.Add(10 * time.Minute)
+		w := Withdrawal{Reason: "gone", Once: once, Judge: func(by string, source netip.Prefix) Judgement {
+			if by != "sealed alice" {
+				return Judgement{}
+			}
+			return Judgement{Until: until, Ends: source == other}
+		}}
+		s.knocks(third, "sealed alice", time.Hour)
+		effects, ended, _ := s.door.Withdraw(s.now, w, 0)
+		if once {
+			s.want(effects, "revoke 192.0.2.3", "drop 192.0.2.3 by sealed alice", "end flows of 192.0.2.3", "record revoked | 192.0.2.3 | sealed alice | gone")
+			continue
+		}
+		const earlier = "it ends earlier: who may knock until when has changed"
+		s.want(effects, "keep 192.0.2.3 by sealed alice", "record granted | 192.0.2.3 | sealed alice | "+earlier, "give 192.0.2.3 10m0s")
+		if again, _, _ := s.door.Withdraw(s.now, w, 0); ended != 0 || len(again) > 0 {
+			t.Errorf("%d have ended, and the same again: %v, want nothing", ended, again)
+		}
+		s.knocks(third, "sealed bob", time.Hour)
+		s.knocks(third, "sealed alice", time.Hour)
+		effects, _, _ = s.door.Withdraw(s.now, w, 0)
+		s.want(effects, "keep 192.0.2.3 by sealed alice", "record granted | 192.0.2.3 | sealed alice | "+earlier)
+		s.knocks(other, "sealed alice", time.Hour)
+		effects, ended, _ = s.door.Withdraw(s.now, w, 0)
+		s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by sealed alice", "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | sealed alice | gone")
+		if ended != 1 {
+			t.Errorf("%d have ended, want the one where alice may not come from", ended)
+		}
+	}
+	s := newScene(t, ssh)
+	s.knocks(visitor, "sealed alice", time.Hour)
+	until := s.now.Add(time.Minute)
+	s.door.Withdraw(s.now, Withdrawal{Judge: func(string, netip.Prefix) Judgement { return Judgement{Until: until} }}, 0)
+	s.at(30 * time.Second)
+	s.want(s.door.Runs(s.now), "record opened | 192.0.2.2 | sealed alice | right", "give 192.0.2.2 30s", "keep 192.0.2.2 by sealed alice",
+		"record granted | 192.0.2.2 | sealed alice | right")
+}
+
+// However many visitors have grants, a part judges so many at most, and all parts together
+// each once.
+func TestWithdrawJudgesInParts(t *testing.T) {
+	s := opened(t, ssh)
+	const many = 3*judgedPerCall + 7
+	a := netip.MustParseAddr("198.18.0.0")
+	for range many {
+		a = a.Next()
+		s.knocks(Source(a), "sealed "+a.String(), time.Hour)
+	}
+	judged := 0
+	w := Withdrawal{Judge: func(string, netip.Prefix) Judgement { judged++; return Judgement{} }}
+	for next, from, before := 1, 0, 0; next != 0; from = next {
+		_, _, next = s.door.Withdraw(s.now, w, from)
+		if judged-before > judgedPerCall {
+			t.Fatalf("a part judges %d claims, want %d at most", judged-before, judgedPerCall)
+		}
+		before = judged
+	}
+	if judged != many+1 { // and that of opened
+		t.Errorf("%d claims were judged, want each of %d once", judged, many)
+	}
+}
+
 // lastWord is who somebody is whose names end with it.
 func lastWord(by string) string { return by[strings.LastIndexByte(by, ' ')+1:] }
 
@@ -170,7 +239,7 @@ func TestOneVisitorUnderTwoNames(t *testing.T) {
 	if ended != 1 || s.door.Claims(bob) != 1 {
 		t.Errorf("%d ended, and the neighbour has %d claims, want 1 each", ended, s.door.Claims(bob))
 	}
-	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Whose: func(by string) bool { return by == bob }, Reason: "gone"}, 0)
+	effects, _, _ = s.door.Withdraw(s.now, Withdrawal{Judge: endOf(bob), Reason: "gone"}, 0)
 	s.want(effects, "revoke 2001:db8::2", "drop 2001:db8::2 by "+bob, "end flows of 2001:db8::2", "record revoked | 2001:db8::2 | "+bob+" | gone")
 }
 
@@ -182,9 +251,6 @@ func TestOneVisitorWaitsUnderTwoNames(t *testing.T) {
 	const before, after = "sealed alice serial-7 A", "sealed alice serial-8 A"
 	s.knocks(visitor, before, 0)
 	s.knocks(visitor, after, 0)
-	if got := slices.Collect(s.door.Parties()); !slices.Equal(got, []string{after}) {
-		t.Errorf("%q wait, want the visitor once, under the latest name", got)
-	}
 	if !s.door.Waits(visitor, before) {
 		t.Error("the visitor does not wait under the earlier name")
 	}

@@ -174,8 +174,12 @@ type (
 	}
 	// PardonAll forgets all penalties of the door.
 	PardonAll struct{}
-	// Record is for the audit trail.
-	Record struct{ audit.Record }
+	// Record is for the audit trail. Whose is on whose behalf that was which it tells of, where
+	// its By names something else, "" for nobody's.
+	Record struct {
+		audit.Record
+		Whose string
+	}
 )
 
 func (Start) effect()        {}

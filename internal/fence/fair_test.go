@@ -30,3 +30,21 @@ func TestChangesWaitForOnePart(t *testing.T) {
 		f.Unlock()
 	}
 }
+
+// Whether somebody has had the lock meanwhile is known without taking it.
+func TestUnheld(t *testing.T) {
+	var f fair
+	before := f.steps.Load()
+	if !f.unheld(before) {
+		t.Error("nobody has had the lock, but somebody has")
+	}
+	f.Lock()
+	held := f.steps.Load()
+	if f.unheld(before) || f.unheld(held) {
+		t.Error("somebody has the lock, but nobody has")
+	}
+	f.Unlock()
+	if f.unheld(before) || f.unheld(held) || !f.unheld(f.steps.Load()) {
+		t.Error("somebody has had the lock, but nobody has; or they still have it")
+	}
+}

@@ -5,7 +5,6 @@ package fence
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	nft "github.com/doorward/doorward/internal/nftables"
@@ -31,7 +30,7 @@ func (f *Fence) Guard(doors []Door) error {
 	f.guarding.Lock()
 	defer f.guarding.Unlock()
 	late := lateDemux()
-	if changed, err := f.look(); err == nil && len(changed) == 0 {
+	if changed, _, err := f.look(); err == nil && len(changed) == 0 {
 		done, err := f.guardInParts(doors, late)
 		if err != nil {
 			return fmt.Errorf("fence: guard: %w", err)
@@ -208,7 +207,7 @@ func (f *Fence) Check() error {
 	if f.halted {
 		return errHalted
 	}
-	if changed, err := f.look(); err == nil && len(changed) == 0 {
+	if changed, all, err := f.look(); err == nil && all && len(changed) == 0 {
 		return nil
 	}
 	// Once more, with changes by this fence locked out.
@@ -230,78 +229,3 @@ func (f *Fence) Check() error {
 }
 
 var errGone = errors.New("the table is gone")
-
-// lookTries is how often look reads the table at most before it believes what differs.
-const lookTries = 4
-
-// look names what is different in the kernel from what Guard put there, without holding
-// up changes of grants. Those may happen meanwhile: a list of what is being changed may
-// then lack things that are there, or show a door half in its old and half in its new
-// form. So a door that differs is read again, and differs only if it does each time. What
-// somebody else has changed does.
-func (f *Fence) look() ([]string, error) {
-	var all []string
-	var suspects map[string]bool // nil: every door, and what they share
-	for range lookTries {
-		differ, err := f.compareOnce(suspects)
-		if err != nil {
-			return nil, err
-		}
-		all, suspects = nil, map[string]bool{}
-		for _, name := range slices.Sorted(maps.Keys(differ)) {
-			all = append(all, differ[name]...)
-			suspects[name] = true
-		}
-		if len(suspects) == 0 {
-			break
-		}
-	}
-	return all, nil
-}
-
-// compareOnce reads the table once, and names what is different in the suspects among its
-// doors, or in all of them, by door; what belongs to none of them has the name "".
-func (f *Fence) compareOnce(suspects map[string]bool) (map[string][]string, error) {
-	before, err := f.guarded()
-	if err != nil {
-		return nil, err
-	}
-	var got *nft.Table
-	err = f.ask(&f.asker, func(c *nft.Conn) (err error) { got, err = c.Read(); return err })
-	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
-		return nil, err
-	}
-	now, err := f.guarded()
-	if err != nil {
-		return nil, err
-	}
-	if got == nil {
-		return nil, errGone // which no change of the fence's makes of it
-	}
-	shared, parts := apart(got)
-	differ := map[string][]string{}
-	note := func(name string, want, got *nft.Table) {
-		if suspects != nil && !suspects[name] {
-			return
-		}
-		if got == nil {
-			got = &nft.Table{}
-		}
-		if d := differences(want, got); len(d) > 0 {
-			differ[name] = d
-		}
-	}
-	note("", before.shared.base, shared)
-	for name, p := range before.doors {
-		if now.doors[name] == p {
-			note(name, p.base, parts[name])
-		}
-		delete(parts, name)
-	}
-	for name, strange := range parts {
-		if now.doors[name] == nil {
-			note(name, &nft.Table{}, strange)
-		}
-	}
-	return differ, nil
-}

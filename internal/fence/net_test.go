@@ -174,8 +174,11 @@ func dialFrom(n *nstest.NS, network, from, addr string, wait time.Duration) (net
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
 			})
 		}}
-		if from != "" && strings.HasPrefix(network, "tcp") {
+		switch {
+		case from != "" && strings.HasPrefix(network, "tcp"):
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))
+		case from != "":
+			d.LocalAddr = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))
 		}
 		c, err = d.DialContext(ctx, network, addr)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -279,6 +280,42 @@ func TestBroadcastAndMulticast(t *testing.T) {
 				t.Errorf("with a grant: %v: a datagram to %s:5001, which is not guarded, does not arrive", granted, addr)
 			}
 		}
+	}
+}
+
+// No port of the sender's is a leave to come in, as those of DNS and DHCP are at many a
+// packet filter.
+func TestPortsOfTheSenderCountForNothing(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	listen(t, p.host, 80)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	var all sync.WaitGroup
+	for _, from := range []int{20, 22, 53, 67, 68, 123, 443, 546, 547} {
+		for ip, own := range map[string]string{hostIP: visitorIP, hostIP6: visitorIP6} {
+			for _, network := range []string{"tcp", "udp"} {
+				all.Go(func() {
+					c, err := dialFrom(p.visitor, network, at(own, from), at(ip, 22), silence)
+					if err == nil {
+						err = echo(c, silence)
+						c.Close()
+					}
+					if !isTimeout(err) {
+						t.Errorf("%s from port %d to %s: %v, want silence", network, from, at(ip, 22), err)
+					}
+				})
+			}
+		}
+	}
+	all.Wait()
+	c, err := dialFrom(p.visitor, "udp", at(visitorIP, 53), at(hostIP, 80), patience)
+	if err == nil {
+		err = echo(c, patience)
+		c.Close()
+	}
+	if err != nil {
+		t.Errorf("a port that is not guarded: %v", err)
 	}
 }
 

@@ -143,6 +143,7 @@ func (g *Gateway) end() {
 	now := g.world.Now()
 	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
+	g.changes.recordAll(g.shares.All(now))
 	g.record(now, audit.EventStopped, "", "stopped; the fence stays up and grants expire by themselves")
 	g.markLast()
 	g.writer.tryAgain()

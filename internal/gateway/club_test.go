@@ -85,6 +85,7 @@ type clubKept struct {
 	tickets   map[string]bool // that were used
 	members   map[string][]string
 	used      map[string]bool                                     // numbers
+	judged    int                                                 // how often Stands was asked
 	readAloud []string                                            // what it was told of files
 	tells     func(door string, v knock.Verdict, o knock.Outcome) // called with what visitors are told, nil for nothing
 }
@@ -136,16 +137,38 @@ func (k *clubKept) Feed(_ time.Time, path string, digest any, err error) (c knoc
 	}
 	return c
 }
-func (k *clubKept) Stands(_ time.Time, _, by string) bool {
-	if len(k.members) == 0 {
-		return !k.locked[by] // it is not known
+func (k *clubKept) Stands(_ time.Time, _, by string) knock.Standing {
+	k.judged++
+	if len(k.members) == 0 && !k.locked[by] {
+		return knock.Anywhere // it is not known
 	}
 	for _, all := range k.members {
-		if slices.Contains(all, by) && !k.locked[by] {
-			return true
+		for _, member := range all {
+			if m := memberOf(member); m.name == by && !k.locked[by] {
+				return m.stands
+			}
 		}
 	}
-	return false
+	return nil
+}
+
+// member is one that the file has: NAME, and where and until when they may come:
+// "alice=192.0.2.2,2026-11-24T12:00:00Z".
+type member struct {
+	name  string
+	from  string // "": from everywhere
+	until time.Time
+}
+
+func memberOf(text string) (m member) {
+	text, until, _ := strings.Cut(text, ",")
+	m.until, _ = time.Parse(time.RFC3339, until)
+	m.name, m.from, _ = strings.Cut(text, "=")
+	return m
+}
+
+func (m member) stands(source netip.Addr) (time.Time, bool) {
+	return m.until, m.from == "" || source.String() == m.from
 }
 func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (c knock.Change, _ json.RawMessage, err error) {
 	var of struct{ Name string }

@@ -18,7 +18,7 @@ import (
 // The kernel walks a set from its beginning for each 32 KiB of a list: a million take a
 // minute of a core's time, and changes of grants wait for it now and then. So doors with
 // very many are not listed at a start. A grant given there in the moment before a crash
-// stands, unknown, until it ends by itself or with the door.
+// stands, unknown, until it ends by itself or with the door, or who may knock changes.
 const (
 	pageSize  = 1 << 10
 	maxListed = 1 << 16 // grants of a door; a walk takes a few milliseconds
@@ -225,11 +225,11 @@ func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 	left, off := until.Sub(now), kernel.Sub(until)
 	switch {
 	case until.IsZero() && kernel.IsZero():
-	case until.IsZero() && !(g.neverCompared && d.door.Saved().State == door.Open):
+	case until.IsZero() && !(g.neverCompared && d.door.Saved().State == door.Open && !d.disowned):
 		g.changes.add(k.door, door.Revoke{Source: k.source})
-	case until.IsZero(), g.neverCompared && !kernel.IsZero() && off > expirySlack:
-		d.apply(d.door.Adopt(now, door.Claim{Source: k.source, By: "before the restart", Until: kernel}))
-	case !kernel.IsZero() && g.neverCompared:
+	case until.IsZero(), g.neverCompared && !kernel.IsZero() && off > expirySlack && !d.disowned:
+		d.apply(d.door.Adopt(now, door.Claim{Source: k.source, By: nobodys, Until: kernel}))
+	case !kernel.IsZero() && g.neverCompared && !(off > expirySlack):
 		d.door.EndsAt(now, k.source, kernel)
 	case !kernel.IsZero() && off > expirySlack: // somebody else extended it
 		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
@@ -260,7 +260,7 @@ func (g *Gateway) whyEnded(d *guarded) string {
 func (g *Gateway) list(s *comparison) bool {
 	var doors []string
 	for _, d := range g.doors {
-		if !g.neverCompared || d.door.Granted() <= maxListed {
+		if d.unlisted = g.neverCompared && d.door.Granted() > maxListed; !d.unlisted {
 			doors = append(doors, d.name())
 		}
 	}

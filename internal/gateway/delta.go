@@ -9,8 +9,8 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// maxUnsaved limits the audit records that wait in memory while the disk cannot be
-// written, and the marks of knocks.
+// maxUnsaved limits the audit records of a class that wait in memory while the disk cannot
+// be written, and the marks of knocks.
 const maxUnsaved = 10000
 
 // delta is what the store does not have yet. Of several changes to the same thing the
@@ -27,8 +27,8 @@ type delta struct {
 	endedKnocks      map[store.KnockKey]bool
 	applied          *store.Applied // nil: as it was; never changed
 	records          []audit.Record
-	refusals         int // of records
-	lost             int // records that did not fit
+	kept             map[audit.Class]int // of these
+	lost             int                 // records that did not fit
 }
 
 type markKey struct{ door, knock, key string }
@@ -43,6 +43,7 @@ func newDelta() delta {
 		marks:            make(map[markKey][]byte),
 		ended:            make(map[string]bool),
 		endedKnocks:      make(map[store.KnockKey]bool),
+		kept:             make(map[audit.Class]int),
 	}
 }
 
@@ -147,19 +148,19 @@ func (d *delta) markUpTo(m store.Mark, most int) error {
 	return nil
 }
 
-// record adds a record. Refusals, which strangers can cause, take at most half of
-// the room.
+// record adds a record. No class takes the room of another.
 func (d *delta) record(r audit.Record) {
-	refusal := r.Event == audit.EventRefused
-	if len(d.records) >= maxUnsaved || refusal && d.refusals >= maxUnsaved/2 {
+	class := r.Class()
+	if d.kept[class] >= unsavedOf[class] {
 		d.lost++
 		return
 	}
-	if refusal {
-		d.refusals++
-	}
+	d.kept[class]++
 	d.records = append(d.records, r)
 }
+
+// unsavedOf are how many records of each class wait at most.
+var unsavedOf = map[audit.Class]int{audit.Decided: maxUnsaved, audit.Refused: maxUnsaved / 2, audit.Visits: maxUnsaved}
 
 func (d *delta) recordAll(rs []audit.Record) {
 	for _, r := range rs {

@@ -104,6 +104,7 @@ type Gateway struct {
 	keepReading     keepReading       // of the files that they go by
 	alarms          alarms            // by those who have raised one lately
 	strangersDue    bool              // who has a grant is to be looked at, when the files were read
+	rechecked       bool              // that was done once: from then on, who may knock changes
 	visitors        visitors          // visitors to be answered
 	callers         callers           // operators whose orders take effect
 	sessionsChanged bool              // somebody has come in, or gone, since watchers were last notified
@@ -115,6 +116,7 @@ type Gateway struct {
 	warnings        []string          // about the configuration in use
 	eventCounts     map[string]uint64 // records of the audit trail since the start, by event
 	sums            *audit.Sums       // of refusals
+	shares          *audit.Shares     // of visitors in the audit trail
 
 	metered metered
 
@@ -180,6 +182,7 @@ func New(opts Options) *Gateway {
 		visitors:    newVisitors(),
 		eventCounts: make(map[string]uint64),
 		sums:        audit.NewSums(),
+		shares:      audit.NewShares(),
 		metered:     newMetered(),
 	}
 	g.newer.c = make(chan struct{})
@@ -296,6 +299,7 @@ func (g *Gateway) turn(first event) {
 	g.tick(now)
 	g.stalls.update(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
+	g.changes.recordAll(g.shares.Due(now))
 	g.flush(now)
 	g.syncListeners()
 	g.endTurn(now)

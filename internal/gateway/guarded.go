@@ -31,6 +31,9 @@ type guarded struct {
 	oddities []string // oddities of the last check, for people
 	refusals []audit.Record
 	waiters  []*waiter // operators who wait for the door to open
+	unlisted bool      // the kernel may have grants that it does not know, since these were too many
+	disowned bool      // no grant of which nobody knows whose it is may stand any more
+	openedBy string    // who opened it last, as records have it; "" if that is not known
 	expected expected  // visitors whose grants wait for the service
 	guesses  *audit.Guesses
 	metered  meteredDoor
@@ -259,8 +262,9 @@ func (d *guarded) apply(effects []door.Effect) {
 			d.meter(e.Record)
 			if e.Event == audit.EventOpened {
 				d.gw.sessionTable.doorOpened(d.name(), e.Time)
+				d.openedBy = e.By
 			}
-			d.gw.tell(e.Record)
+			d.gw.tell(e.Record, d.whose(e))
 		default:
 			d.gw.changes.add(d.name(), e)
 		}
@@ -269,6 +273,18 @@ func (d *guarded) apply(effects []door.Effect) {
 		d.settle(effects, d.door.Saved().Reason)
 		d.tellExpected(effects)
 	}
+}
+
+// whose is on whose behalf that was which a record tells of. A door that goes dark by itself
+// does so because of whoever opened it.
+func (d *guarded) whose(r door.Record) string {
+	switch {
+	case r.Whose != "":
+		return r.Whose
+	case r.Event == audit.EventDark && (r.By == "" || r.By == "idle"):
+		return d.openedBy
+	}
+	return r.By
 }
 
 func (d *guarded) noteRefusal(r audit.Record) {

@@ -101,11 +101,14 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 	return append(all, g.keepReading.warning(now)...)
 }
 
-// banned says whether somebody, as grants and records have them, may not knock at a door
-// any more.
-func (k *keep) banned(now time.Time, door, party string) bool {
+// standing says which grants somebody, as grants and records have them, may still have at a
+// door.
+func (k *keep) standing(now time.Time, door, party string) knock.Standing {
 	by, ours := whoOf(k.kind, party)
-	return ours && !k.of.Stands(now, door, by)
+	if !ours {
+		return knock.Anywhere
+	}
+	return k.of.Stands(now, door, by)
 }
 
 // whoIs is who somebody is, by a name that grants and records have. It is the one place
@@ -146,12 +149,12 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	}
 	end := &partyEnd{of: door.Withdrawal{Reason: endReason(by)}, by: by, then: done}
 	if c.Recheck {
-		end.whose = g.strangers(now, k)
+		end.judged, end.nobodys = k, g.rechecked
 	}
 	if c.Cut != nil {
 		end.cut = func(party string) bool { by, ours := whoOf(k.kind, party); return ours && c.Cut(by) }
 	}
-	if len(end.whose) == 0 && end.cut == nil {
+	if end.judged == nil && end.cut == nil {
 		done(now, 0)
 		return
 	}

@@ -235,7 +235,7 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
 		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: cameFrom(l.Login).Addr().String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
-			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}})
+			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}}, byGrant(grant))
 	}
 }
 
@@ -250,7 +250,7 @@ func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
 	latest.doubted = true
 	d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventError, Source: cameFrom(l).Addr().String(),
 		Reason: fmt.Sprintf("user %q by %s from port %d is not recorded as a login, nor are more, since %d came from this port within %s: something other than sshd writes to %s",
-			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
+			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)}, "")
 }
 
 // loggedIn notes whose session it is. It is at least as old as its login.
@@ -259,6 +259,14 @@ func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
 	if (s.since.IsZero() || l.Time.Before(s.since)) && !l.Time.Before(s.from) {
 		s.since = l.Time
 	}
+}
+
+// byGrant is on whose behalf the grant is that let a login in, if it is one's alone.
+func byGrant(grant *audit.Grant) string {
+	if grant == nil || len(grant.Whose) != 1 {
+		return ""
+	}
+	return grant.Whose[0]
 }
 
 // whatLetIn says for people what let a login in.

@@ -6,18 +6,59 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/store"
 )
 
-// tell adds a door's record to this turn's commit. Floods of refusals are summed up.
-func (g *Gateway) tell(r audit.Record) {
-	g.changes.recordAll(g.sums.Add(g.world.Now(), g.sign(r)))
+// tell adds a door's record to this turn's commit. What strangers and visitors can cause
+// as often as they like is summed up; of visitors that is what was on their behalf.
+func (g *Gateway) tell(r audit.Record, whose string) {
+	now := g.world.Now()
+	r = g.sign(r)
+	who, visitor := g.who(whose)
+	switch {
+	case r.Operator != nil:
+		g.changes.record(r)
+		return
+	case r.Event == audit.EventRefused:
+		g.changes.recordAll(g.sums.Add(now, r))
+		return
+	case r.Event == audit.EventAlarm: // whoever has one such key may have many
+		who, visitor = audit.Who{By: r.By}, true
+	case r.Event == audit.EventLogin: // also of somebody who need not knock
+		visitor = true
+	}
+	if !visitor || r.Event == audit.EventKeys {
+		g.changes.record(r)
+		return
+	}
+	r.Visit = slices.Contains(visits, r.Event)
+	g.changes.recordAll(g.shares.Add(now, who, r))
+}
+
+// visits are the events that a visitor's knock leads to, of which none says that something
+// is wrong.
+var visits = []string{audit.EventGranted, audit.EventRevoked, audit.EventExpired, audit.EventOpened, audit.EventDark}
+
+// who returns who somebody is of whom records and grants speak; false for an operator, and
+// for nobody. A knock that does not say whose it is, and a grant of which that is not known,
+// is of whoever comes from a network.
+func (g *Gateway) who(by string) (audit.Who, bool) {
+	for _, kind := range kinds.All {
+		if of, ours := whoOf(kind.Name(), by); ours && of == "" {
+			return audit.Who{By: by}, true
+		} else if ours {
+			return audit.Who{ID: g.whoIs(by), By: by}, true
+		}
+	}
+	return audit.Who{}, false
 }
 
 // record adds a record about the gateway as a whole to this turn's commit.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -78,21 +79,21 @@ func (d *guarded) note(k door.Knock, v knock.Verdict) {
 		return
 	}
 	for _, n := range v.Notes {
-		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail})
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail}, k.By)
 	}
 }
 
 // wrong hands a wrong knock to the door.
 func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
 	w := door.Wrong{Name: of.Name, Source: of.Source, By: of.By, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
-	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
+	if v.Proven && v.Penalty > 0 { // else it takes nothing back, and anybody could cause queries to the kernel
 		w.Used = d.used(of.Source, of.By)
 	}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
 	if v.Alarm && d.gw.alarms.due(v.Time, d.gw.whoIs(of.By)) {
-		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason})
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason}, of.By)
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
 	d.tellLater(v, of, knock.Outcome{Refused: knock.RefusedWrong})
@@ -113,15 +114,28 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 	d.apply(effects)
 }
 
+// mostOfOne is how many grants whoever is known by a name of their own has at a door at a
+// time: one in sixteen of what a door with single_use holds. They have as many addresses as
+// an IPv6 network, and each would cost memory here and in the kernel.
+const mostOfOne = 1 << 12
+
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 	d.metered.knock = now
-	if d.gw.banned(now, d.name(), k.By) {
+	switch j := d.gw.judge(now, d.name(), k); {
+	case j.Ends:
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
+	case !j.Until.IsZero() && (k.Latest.IsZero() || j.Until.Before(k.Latest)):
+		k.Latest = j.Until
 	}
-	if _, granted := d.door.GrantedSince(k.Source, k.By); v.Extend && !granted && !d.door.Waits(k.Source, k.By) {
+	switch _, granted := d.door.GrantedSince(k.Source, k.By); {
+	case granted:
+	case v.Extend && !d.door.Waits(k.Source, k.By):
 		d.refuseRight(now, k, knock.RefusedNothing, v)
+		return
+	case v.By != "" && d.door.Claims(k.By) >= mostOfOne:
+		d.refuseRight(now, k, knock.RefusedMany, v)
 		return
 	}
 	effects := d.door.Knock(now, k)
@@ -169,13 +183,18 @@ var whyRefused = map[knock.Refusal]string{
 	knock.RefusedEarly:    "the door has not looked for log data yet",
 	knock.RefusedPenalty:  "the source is penalised at the door",
 	knock.RefusedNothing:  "there is no grant to extend",
+	knock.RefusedMany:     fmt.Sprintf("who sent it has %d grants at the door already", mostOfOne),
 	knock.RefusedEnded:    "who sent it may not knock any more",
 	knock.RefusedKernel:   "the fence cannot be changed, which doorward status explains",
 }
 
 // refuseRight records a right knock that opens nothing, and tells the visitor why.
 func (d *guarded) refuseRight(now time.Time, k door.Knock, why knock.Refusal, v knock.Verdict) {
-	d.refuse("deaf", []door.Effect{door.Record{Record: audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused,
+	code := "deaf"
+	if why == knock.RefusedMany {
+		code = "crowded"
+	}
+	d.refuse(code, []door.Effect{door.Record{Record: audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused,
 		Source: door.SourceString(k.Source), By: k.By, Reason: "a right knock, but " + whyRefused[why]}}})
 	d.tellLater(v, k, knock.Outcome{Refused: why})
 }
@@ -199,15 +218,15 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 	})
 }
 
-// banned says whether somebody may not knock at a door any more: that may have become so
-// while their knock was on its way.
-func (g *Gateway) banned(now time.Time, door, party string) bool {
+// judge says whether somebody may not have what they knocked for any more, or not for so
+// long: that may have become so while their knock was on its way.
+func (g *Gateway) judge(now time.Time, at string, of door.Knock) door.Judgement {
 	for _, k := range g.keeps {
-		if k.banned(now, door, party) {
-			return true
+		if _, ours := whoOf(k.kind, of.By); ours {
+			return judgement(now, k.standing(now, at, of.By), of.Source)
 		}
 	}
-	return false
+	return door.Judgement{}
 }
 
 // alarms limits how often the same visitor raises one.

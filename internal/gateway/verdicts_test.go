@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 )
@@ -160,5 +161,41 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	}
 	if d, _ := g.knockAt(at(20007), ""); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())
+	}
+}
+
+// Nobody with a name of their own takes all the grants that a door can have: what they have
+// is given again, and more only when some of it has ended. Who has no name is many.
+func TestNobodyTakesAllGrants(t *testing.T) {
+	for _, by := range []string{"alice", ""} {
+		var log bytes.Buffer
+		g := doorsOf(&log, oracular{places: []knock.Place{at(59000)}, says: knock.Verdict{Right: true, By: by}})
+		from := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) }
+		knocks := func(n int) {
+			g.listened([]knock.Heard{{Source: from(n), Place: at(59000), Time: verdictsStart, Proven: true}})
+		}
+		for n := range mostOfOne {
+			knocks(n)
+		}
+		d := g.doors[0]
+		if got := d.door.Granted(); got != mostOfOne {
+			t.Fatalf("%q has %d grants, want %d", by, got, mostOfOne)
+		}
+		refused := func() uint64 { return d.metered.refused[control.Refusal("crowded")] }
+		if knocks(0); refused() != 0 {
+			t.Errorf("%q is refused a grant that they have", by)
+		}
+		more := 0
+		if by == "" {
+			more = 1
+		}
+		if knocks(mostOfOne); d.door.Granted() != mostOfOne+more || refused() != uint64(1-more) {
+			t.Errorf("%q: one more, and there are %d grants and %d refusals, want %d and %d", by, d.door.Granted(), refused(), mostOfOne+more, 1-more)
+		}
+		effects, _ := d.door.Revoke(verdictsStart, door.Source(from(1)), "an operator")
+		d.apply(effects)
+		if knocks(mostOfOne + 1); d.door.Granted() != mostOfOne+more {
+			t.Errorf("%q: when one has ended, another makes %d grants, want %d", by, d.door.Granted(), mostOfOne+more)
+		}
 	}
 }

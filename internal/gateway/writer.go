@@ -226,7 +226,7 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
 			d.noteRefusal(r)
 			d.metered.refused["unsaved"]++
-			d.gw.tell(r)
+			d.gw.tell(r, k.By)
 		default:
 			refused = d.cannot(k, v) // because of what has happened meanwhile
 		}
@@ -257,7 +257,7 @@ func (d *guarded) undo(now time.Time, k door.Knock, v knock.Verdict, had []store
 	d.gw.remember(marks)
 	for _, n := range v.Notes {
 		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventKeys, Source: door.SourceString(k.Source), By: k.By,
-			Reason: "undone, since nothing came of the knock: " + n.Detail})
+			Reason: "undone, since nothing came of the knock: " + n.Detail}, k.By)
 	}
 }
 

@@ -3,6 +3,7 @@ package knock
 import (
 	"encoding/json"
 	"io"
+	"net/netip"
 	"time"
 )
 
@@ -46,15 +47,23 @@ type Kept interface {
 	// changed. With an error it cannot be read, relied on or understood, and what it had
 	// before stays in force. It may be of a file that is no longer gone by.
 	Feed(now time.Time, path string, digest any, err error) Change
-	// Stands says whether who knocked under that name (Verdict.By) may still have what that
+	// Stands says what who knocked under that name (Verdict.By) may still have of what that
 	// led to at a door. It is asked of all who have a grant from before a restart, when every file
-	// was fed once. Where that is not known, they may.
-	Stands(now time.Time, door, by string) bool
+	// was fed once, and whenever who may knock has changed. Where that is not known, they may
+	// have all (Anywhere). nil: nothing.
+	Stands(now time.Time, door, by string) Standing
 	// Order carries out an order of an operator's, whose name is for the trail. The reply
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.
 	Order(now time.Time, who, order string, args json.RawMessage) (Change, json.RawMessage, error)
 }
+
+// Standing says whether somebody's grant to a source may stand, and until when at the
+// latest; the zero Time: that is not bounded.
+type Standing func(source netip.Addr) (until time.Time, stands bool)
+
+// Anywhere is the Standing of those whose grants stand.
+func Anywhere(netip.Addr) (until time.Time, stands bool) { return time.Time{}, true }
 
 // Forgetter is a Kept with keys whose time ends also while nothing is heard. It is called
 // every few seconds.
@@ -124,7 +133,7 @@ const MaxFile = 16 << 20
 type Change struct {
 	Marks []Mark // kept under no door
 	// Recheck says that some may not have any more what they have: Stands is asked of all
-	// who have a grant.
+	// who have a grant, and those of which nobody knows whose they are end at the kind's doors.
 	Recheck bool
 	// Cut says of a name (Verdict.By) whether the connections that its grants let in end,
 	// too, be these grants over or not; nil for nobody's. It may be called from anywhere.

@@ -255,6 +255,7 @@ const (
 	RefusedFailsafe Refusal = "failsafe" // the door has no log data at all
 	RefusedEarly    Refusal = "early"    // the daemon has just started, and the door has not looked for log data yet
 	RefusedCrowded  Refusal = "crowded"  // too many wait for the service already
+	RefusedMany     Refusal = "many"     // By has as many grants at the door as one may have
 	RefusedUnsaved  Refusal = "unsaved"  // what must be remembered of the knock is not on disk
 	RefusedFailed   Refusal = "failed"   // the service did not start
 	RefusedEnded    Refusal = "ended"    // it was taken back before it could be given

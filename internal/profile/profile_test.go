@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -43,6 +44,18 @@ func TestBadInvites(t *testing.T) {
 	for n := range len(line) {
 		if got, err := ParseInvite(line[:n]); err == nil {
 			t.Errorf("cut off after %d characters: %+v", n, got)
+		}
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(line, invitePrefix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const flagsAt = 1 + 4 + 16 + 16 + 32 + 2
+	for bit := range 8 {
+		raw[flagsAt] = 1 << bit
+		_, err := ParseInvite(invitePrefix + base64.RawURLEncoding.EncodeToString(raw))
+		if known := bit < 3; (err == nil) != known {
+			t.Errorf("an invite with bit %d of the flags alone: %v, want it read: %v", bit, err, known)
 		}
 	}
 	const newer = "doorward-invite:AgAA"

@@ -108,12 +108,17 @@ func TestAnInviteEnrolsOnce(t *testing.T) {
 // overBoth is one knock with a code over two address families.
 func (s *site) overBoth(q seal.Request, w who) (all []knock.Verdict) {
 	s.t.Helper()
-	from := []netip.Addr{visitor, stranger}
+	return s.pair(w, [2]seal.Request{q, q}, [2]netip.Addr{visitor, netip.MustParseAddr("2001:db8::2")})
+}
+
+// pair is one knock, with one proof, in two handshakes.
+func (s *site) pair(w who, qs [2]seal.Request, from [2]netip.Addr) (all []knock.Verdict) {
+	s.t.Helper()
 	first, second := s.begin(from[0]), s.begin(from[1])
-	a, b := first.Transcript(q, w.Credential), second.Transcript(q, w.Credential)
+	a, b := first.Transcript(qs[0], w.Credential), second.Transcript(qs[1], w.Credential)
 	c := w.with(seal.Message(a, b))
 	for n, at := range []*seal.Visitor{first, second} {
-		d, err := at.Request(q, c, a, b, false)
+		d, err := at.Request(qs[n], c, a, b, false)
 		s.must(err)
 		said, _, ok := s.opens(from[n], d)
 		if !ok {
@@ -148,6 +153,34 @@ func TestACodeOverBothFamilies(t *testing.T) {
 	}
 	if v := s.asks(web, alice.invited(invite.Code)); v.Right {
 		t.Errorf("the invite once more: %+v", v)
+	}
+}
+
+// The two parts of a use are for one door, and for one visitor: a code does not open two
+// doors, nor one door to two.
+func TestACodeIsForOneDoorAndVisitor(t *testing.T) {
+	panel := seal.Request{Action: seal.Open, Door: "panel"}
+	six := netip.MustParseAddr("2001:db8::2")
+	for _, tt := range []struct {
+		name string
+		asks [2]seal.Request
+		from [2]netip.Addr
+		both bool
+	}{
+		{"over both families", [2]seal.Request{web, web}, [2]netip.Addr{six, visitor}, true},
+		{"twice from one address, as behind a translator", [2]seal.Request{web, web}, [2]netip.Addr{visitor, visitor}, true},
+		{"at two doors", [2]seal.Request{web, panel}, [2]netip.Addr{visitor, six}, false},
+		{"from two addresses of a family", [2]seal.Request{web, web}, [2]netip.Addr{visitor, stranger}, false},
+	} {
+		s := newSite(t)
+		code := s.rescued(mustOrder[Rescue](s, OrderRescue, RescueArgs{Count: 1}).Codes[0])
+		all := s.pair(code, tt.asks, tt.from)
+		if len(all) != 2 || !all[0].Right || all[1].Right != tt.both {
+			t.Errorf("a rescue code %s: %+v, want that both are right: %t", tt.name, all, tt.both)
+		}
+		if !tt.both && all[1].Code != "spent" {
+			t.Errorf("a rescue code %s: refused as %q, want \"spent\"", tt.name, all[1].Code)
+		}
 	}
 }
 
@@ -408,5 +441,26 @@ func TestInvitesForSinglePackets(t *testing.T) {
 	_, err := order[Invite](s, OrderInvite, InviteArgs{For: "alice", OneWay: true})
 	if err == nil || err.Error() != `door "web" takes no single packets` {
 		t.Errorf("at a door that takes none: %v", err)
+	}
+}
+
+// Who is locked is in memory, and nobody fills that with keys that are not known here. One
+// that is can always be locked.
+func TestLocksAreBounded(t *testing.T) {
+	alice := newKey("alice")
+	s := newSite(t, alice.line(""))
+	locked := make(map[string]string)
+	for n := range mostDenied {
+		locked[fmt.Sprint("SHA256:", n)] = "by a test"
+	}
+	s.kept.ledger.locked = locked
+	stranger := newKey("mallory").id()
+	want := fmt.Sprintf("20000 are locked already, and %s is not known here: allowed are 20000; put it on a list of revoked keys", stranger)
+	if _, err := order[Done](s, OrderLock, KeyArgs{Key: stranger}); err == nil || err.Error() != want {
+		t.Errorf("a key that is not known: %v, want %s", err, want)
+	}
+	mustOrder[Done](s, OrderLock, KeyArgs{Key: "alice"})
+	if v := s.asks(web, alice.who()); v.Code != "locked" {
+		t.Errorf("alice, who is known and locked: %+v", v)
 	}
 }

@@ -176,7 +176,7 @@ func TestFilesThatAreWrong(t *testing.T) {
 		if got := s.opensFor(alice, "web"); got != tt.alice {
 			t.Errorf("%s with %q, %v: alice gets in: %v, want %v", tt.path, tt.text, tt.err, got, tt.alice)
 		}
-		if got := s.kept.Stands(s.now, "web", "alice "+alice.id()); got != tt.alice {
+		if got := s.kept.Stands(s.now, "web", "alice "+alice.id()) != nil; got != tt.alice {
 			t.Errorf("%s with %q, %v: what alice has stands: %v, want %v", tt.path, tt.text, tt.err, got, tt.alice)
 		}
 		if s.opensFor(bob, "web") {
@@ -192,7 +192,7 @@ func TestStandsAtADoor(t *testing.T) {
 	r := s.uses[1].Rule.(Rule)
 	r.Keys = "/others"
 	s.use(s.uses[0], knock.Use{Door: "panel", Rule: r})
-	if !s.kept.Stands(s.now, "panel", "bob "+bob.id()) {
+	if s.kept.Stands(s.now, "panel", "bob "+bob.id()) == nil {
 		t.Error("before the file of the door was read, nobody is known to have lost anything")
 	}
 	s.feed("/others", alice.line(""))
@@ -203,12 +203,12 @@ func TestStandsAtADoor(t *testing.T) {
 	}{
 		{"web", alice, true}, {"panel", alice, true}, {"web", bob, true}, {"panel", bob, false}, {"web", newKey("mallory"), false}, {"gone", bob, true},
 	} {
-		if got := s.kept.Stands(s.now, tt.door, tt.who.name+" "+tt.who.id()); got != tt.want {
+		if got := s.kept.Stands(s.now, tt.door, tt.who.name+" "+tt.who.id()) != nil; got != tt.want {
 			t.Errorf("what %s has at %s stands: %v, want %v", tt.who.name, tt.door, got, tt.want)
 		}
 	}
 	s.feed("/others", alice.line(`doors="web"`))
-	if s.kept.Stands(s.now, "panel", "alice "+alice.id()) {
+	if s.kept.Stands(s.now, "panel", "alice "+alice.id()) != nil {
 		t.Error("what alice has at a door that her line leaves out by now stands")
 	}
 	// Without any file that could be read, what there was stands, but not what was locked.
@@ -217,7 +217,7 @@ func TestStandsAtADoor(t *testing.T) {
 	s.feeds(keysFile, "", errDenied)
 	s.feed(identityFile, identityText(7))
 	for _, k := range []key{alice, bob} {
-		if got := s.kept.Stands(s.now, "web", k.name+" "+k.id()); got != (k.name == "alice") {
+		if got := s.kept.Stands(s.now, "web", k.name+" "+k.id()) != nil; got != (k.name == "alice") {
 			t.Errorf("while the file of keys cannot be read, what %s has stands: %v", k.name, got)
 		}
 	}

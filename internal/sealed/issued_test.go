@@ -73,7 +73,7 @@ func TestWhatACertificateLedToEndsWithIt(t *testing.T) {
 		s.feed(revokedFile, tt.revoked)
 		for _, when := range []string{"", ", after a restart"} {
 			for by, want := range map[string]bool{v.By: tt.standsAfter, next: tt.others, neighbour: tt.bob} {
-				if got := s.kept.Stands(s.now, "web", by); got != want {
+				if got := s.kept.Stands(s.now, "web", by) != nil; got != want {
 					t.Errorf("%s%s: what %q led to stands: %v, want %v", tt.name, when, by, got, want)
 				}
 			}

@@ -197,13 +197,14 @@ func (k *kept) Forget(now time.Time) {
 	}
 }
 
-// Stands says whether somebody's grant at a door may stand.
-func (k *kept) Stands(now time.Time, door, by string) bool {
+// Stands says which of somebody's grants at a door may stand, and until when.
+func (k *kept) Stands(now time.Time, door, by string) knock.Standing {
 	id := credential.ID(by)
 	if k.ledger.locked[id] != "" || k.ledger.revoked[id] != "" {
-		return false
+		return nil
 	}
 	knocks := false
+	var all credential.Standing
 	for _, u := range k.uses {
 		if u.Door != door {
 			continue
@@ -211,11 +212,18 @@ func (k *kept) Stands(now time.Time, door, by string) bool {
 		knocks = true
 		r := rule(u.Rule)
 		d := k.desk(door, r)
-		if d == nil || d.ring == nil || !k.files[r.Keys].good || d.ring.Stands(now.In(time.Local), door, by) {
-			return true // or it is not known
+		if d == nil || d.ring == nil || !k.files[r.Keys].good {
+			return knock.Anywhere // it is not known
 		}
+		all = append(all, d.ring.Stands(now.In(time.Local), door, by)...)
 	}
-	return !knocks
+	switch {
+	case !knocks:
+		return knock.Anywhere
+	case all == nil:
+		return nil
+	}
+	return all.At
 }
 
 // Identity is that of a key, a machine or a code, whatever name goes with it: a

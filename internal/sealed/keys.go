@@ -172,6 +172,10 @@ func (c *call) stamp() string { return "by " + c.who + " on " + c.now.UTC().Form
 func (c *call) deny(a KeyArgs, into *map[string]string, kind, done string) (reply Done, err error) {
 	e, err := c.find(a.Key)
 	if _, unknown := credential.ParseFingerprint(a.Key); err != nil && unknown == nil {
+		if len(*into) >= mostDenied {
+			return reply, wrong("ssh-keygen -k, and revoked in the knock's table", "%d are %s already, and %s is not known here: allowed are %d; put it on a list of revoked keys",
+				len(*into), done, a.Key, mostDenied)
+		}
 		e, err = KeyEntry{ID: a.Key}, nil // of a certificate, or of a key that is not here yet
 	}
 	if err != nil {

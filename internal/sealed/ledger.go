@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -33,10 +34,24 @@ type ledger struct {
 type code struct {
 	credential.Code
 	Made  time.Time
-	use   string            // the message of the knock that has used it; "" for none
-	since time.Time         // when
-	parts int               // of that knock, one for each address family, that are or may still be saved
-	undo  func() knock.Mark // takes back what the use led to, when none of its parts counts; nil: nothing
+	use   string              // the message of the knock that has used it; "" for none
+	since time.Time           // when
+	first place               // of the first part of that knock
+	parts int                 // of that knock, one for each address family, that are or may still be saved
+	undo  func() []knock.Mark // takes back what the use led to, when none of its parts counts; nil: nothing
+}
+
+// place is what a part of a knock opens, and to whom.
+type place struct {
+	door   string
+	source netip.Addr
+}
+
+// goesWith says whether another part can be of the same use: it is for the same door, over
+// the other address family, or from the same address, as behind a translator of addresses
+// (RFC 6146).
+func (p place) goesWith(other place) bool {
+	return p.door == other.door && (p.source == other.source || p.source.Is4() != other.source.Is4())
 }
 
 // written is a code as its mark has it.

@@ -75,6 +75,15 @@ type shown struct {
 // Brief is true of public-key operations: a few are all that Open does.
 func (op *opener) Brief() {}
 
+// whose names the visitor whose handshakes are counted as one's. Of an invite that is who
+// has it: they have as many keys as they like.
+func (s *shown) whose() string {
+	if s.code != nil {
+		return string(s.code.Hash[:])
+	}
+	return s.party.ID
+}
+
 // Open answers a hello or a question, or verifies a request.
 func (op *opener) Open(d knock.Datagram) (any, []byte, bool) {
 	o := op.now.Load()

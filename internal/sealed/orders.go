@@ -24,6 +24,7 @@ const (
 	longestLine  = 1024             // of an enrolled key, which is a mark
 	mostOptions  = 512              // bytes of an invite's, so that there is room for its key
 	mostCounters = 2 * mostEnrolled // of single packets
+	mostDenied   = 2 * mostEnrolled // that are locked, or revoked; beyond that, only who is known here
 )
 
 // call is an order that is being carried out.

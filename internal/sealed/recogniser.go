@@ -66,7 +66,7 @@ func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 	}
 	v.By = who.party.By()
 	if handshake {
-		switch first, room := r.kept.used.first(s.knock, who.party.ID, h.Time); {
+		switch first, room := r.kept.used.first(s.knock, who.whose(), h.Time); {
 		case !first:
 			return nil
 		case !room:
@@ -160,8 +160,8 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 		return v.refuse(seal.Unavailable, "too many keys are enrolled", "crowded")
 	}
 	if message := string(k.Message); c.use == "" {
-		c.use, c.since, c.undo = message, v.Time, nil
-	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
+		c.use, c.since, c.first, c.undo = message, v.Time, place{r.door, v.Source}, nil
+	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife || !c.first.goesWith(place{r.door, v.Source}) {
 		return v.refuse(seal.Spent, "the code was used before", "spent")
 	}
 	v.spends = who.enrolled == nil // an invite has enrolled its key, whatever becomes of the door
@@ -174,12 +174,15 @@ func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict
 			v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
 		}
 		if c.parts == 0 {
-			c.undo = func() knock.Mark {
+			c.undo = func() []knock.Mark {
 				defer r.kept.publish(v.Time)
-				if had {
-					return l.enrol(before)
+				switch now, has := l.keys[id]; {
+				case !has || now.String() != who.enrolled.String():
+					return nil // an operator has revoked or added it meanwhile
+				case had:
+					return []knock.Mark{l.enrol(before)}
 				}
-				return l.expel(id)
+				return []knock.Mark{l.expel(id)}
 			}
 		}
 		r.kept.publish(v.Time)
@@ -200,7 +203,7 @@ func (v *verdict) unspend(c *code, codes map[string]*code, kind string) (marks [
 		marks = append(marks, c.mark(kind))
 	}
 	if c.undo != nil {
-		marks = append(marks, c.undo())
+		marks = append(marks, c.undo()...)
 	}
 	return marks
 }

@@ -53,8 +53,11 @@ func rules() []knock.Use {
 }
 
 // newSite has these lines in its file of keys.
-func newSite(t testing.TB, lines ...string) *site {
-	s := &site{t: t, now: start, uses: rules(), common: map[string][]byte{}, ofDoors: map[string][]byte{}}
+func newSite(t testing.TB, lines ...string) *site { return newSiteAt(t, start, lines...) }
+
+// newSiteAt is newSite at a time.
+func newSiteAt(t testing.TB, now time.Time, lines ...string) *site {
+	s := &site{t: t, now: now, uses: rules(), common: map[string][]byte{}, ofDoors: map[string][]byte{}}
 	s.boot()
 	s.identity(7)
 	s.feed(keysFile, strings.Join(lines, "\n")+"\n")

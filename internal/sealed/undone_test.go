@@ -78,6 +78,33 @@ func TestWhatIsUndoneIsNotWithdrawnInVain(t *testing.T) {
 	}
 }
 
+// What an operator did to a key while an invite for it was on its way to the disk stays: a
+// key that was revoked meanwhile does not come back, one that was added does not go.
+func TestAnInviteThatIsUndoneTakesBackItsOwn(t *testing.T) {
+	alice := newKey("alice")
+	for _, known := range []bool{true, false} {
+		s := newSite(t)
+		if known {
+			mustOrder[Done](s, OrderAdd, AddArgs{Lines: alice.line("")})
+		}
+		invite := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"})
+		v := s.asks(web, alice.invited(invite.Code))
+		mustOrder[Done](s, OrderRevoke, KeyArgs{Key: alice.id()})
+		s.carry(knock.Change{Marks: v.Undo()})
+		mustOrder[Done](s, OrderRestore, KeyArgs{Key: alice.id()})
+		if got := s.ids(); len(got) != 0 {
+			t.Errorf("known before: %t: a key that was revoked meanwhile, and is restored: enrolled are %q, want none", known, got)
+		}
+	}
+	s := newSite(t)
+	v := s.asks(web, alice.invited(mustOrder[Invite](s, OrderInvite, InviteArgs{For: "alice"}).Code))
+	mustOrder[Done](s, OrderAdd, AddArgs{Lines: alice.line(`doors="web"`)})
+	s.carry(knock.Change{Marks: v.Undo()})
+	if got := s.ids(); len(got) != 1 || len(s.common) != 2 {
+		t.Errorf("a key that was added meanwhile: enrolled are %q, and the disk has %d marks; want the key, and that with the invite", got, len(s.common))
+	}
+}
+
 // Who has used up a rescue code and got nothing for it is told so; an invite has enrolled
 // its key all the same.
 func TestACodeIsUsedUpInVain(t *testing.T) {

@@ -2,9 +2,11 @@ package sealed
 
 import (
 	"encoding/base64"
+	"fmt"
 	"math"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -142,6 +144,22 @@ func TestWrongRequestsTakeNoRoom(t *testing.T) {
 	}
 	if n := len(h.now.answers); n != mostHandshakes {
 		t.Errorf("%d handshakes are remembered, want %d", n, mostHandshakes)
+	}
+}
+
+// Handshakes with an invite are those of whoever has it, with whatever keys: there are as
+// many keys as one likes.
+func TestAnInvitesKeysTakeOneRoom(t *testing.T) {
+	s := newSite(t)
+	code := mustOrder[Invite](s, OrderInvite, InviteArgs{For: "mallory"}).Code
+	for n := range 5 {
+		if v := s.asks(web, newKey(fmt.Sprint("mallory ", n)).invited(code)); v.Right != (n == 0) {
+			t.Fatalf("an invite with key %d: %+v", n, v)
+		}
+	}
+	most := slices.Max(s.kept.used.now.many)
+	if len(s.kept.used.now.answers) != 5 || most != 5 {
+		t.Errorf("%d handshakes with an invite and five keys count as at most %d of one visitor, want all 5", len(s.kept.used.now.answers), most)
 	}
 }
 

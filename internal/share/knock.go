@@ -70,12 +70,12 @@ const knockText = `# The knock of door "@door@" at @host@, made on @made@ by doo
 # touch each of the ports once, in this order, and then connect. One line does it on
 # Linux and macOS, with nc or with bash,
 #
-#   for p in @ports@; do nc -z -w @each@ @host@ $p || break; done
-#   for p in @ports@; do bash -c "exec 3<>/dev/tcp/@host@/$p" || break; done
+#   for p in @ports@; do nc -z -w @each@ @host@ $p || break; sleep .05; done
+#   for p in @ports@; do bash -c "exec 3<>/dev/tcp/@host@/$p" || break; sleep .05; done
 #
 # and in PowerShell on Windows:
 #
-#   foreach ($p in @list@) { (New-Object Net.Sockets.TcpClient).Connect('@host@', $p) }
+#   foreach ($p in @list@) { (New-Object Net.Sockets.TcpClient).Connect('@host@', $p); Start-Sleep -Milliseconds 50 }
 #
 # @then@
 

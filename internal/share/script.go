@@ -52,6 +52,9 @@ each=@each@ # seconds that one touch may take
 say() { printf '%s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# pause makes touches arrive in their order; not every sleep knows fractions
+pause() { sleep 0.05 2>/dev/null || sleep 1; }
+
 # limited COMMAND...: ends it when its time is up
 limited() {
 	"$@" </dev/null 2>/dev/null &
@@ -128,6 +131,7 @@ knock() {
 		esac
 		touched=
 		for port in $ports; do
+			[ -z "$touched" ] || pause
 			if ! "by_$by" "$at" "$port"; then
 				why="$port/tcp on $at does not answer (tried with $by)"
 				[ -z "$touched" ] && continue 2
@@ -211,6 +215,7 @@ const powerShell = `# The knock of door "@door@" at @host@, made on @made@.
         foreach ($address in @($found | Where-Object { $_.AddressFamily -eq $family })) {
             $done = 0
             foreach ($port in $ports) {
+                if ($done -gt 0) { Start-Sleep -Milliseconds 50 } # they arrive in their order
                 if (-not (Send-Touch $address $port)) { break }
                 $done++
             }

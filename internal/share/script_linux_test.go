@@ -305,7 +305,7 @@ func TestKnockByHand(t *testing.T) {
 		}
 		lines++
 		for _, shell := range []string{"dash", "bash"} {
-			out, code := runWith(t, n, shell, "for "+command, toolbox(t, "nc", "bash"))
+			out, code := runWith(t, n, shell, "for "+command, toolbox(t, "nc", "bash", "sleep"))
 			// Two ears may not hear in order what comes quickly.
 			got := e.order()
 			slices.Sort(got)

@@ -20,6 +20,7 @@ type Candidate struct {
 	Type        string // such as ssh-ed25519
 	Comment     string // made legible; may be ""
 	Touch       bool   // it is a security key's
+	Single      bool   // its signatures fit into single packets
 }
 
 // Where says where the key is: "ssh-agent", or the path of its file.
@@ -43,7 +44,7 @@ func (m Machine) Candidates(ctx context.Context, sshDirectory string) []Candidat
 		if of.File == "" {
 			of.Agent = f.String()
 		}
-		all = append(all, Candidate{of, f, key.Type(), credential.Name(comment), isSecurityKey(key)})
+		all = append(all, Candidate{of, f, key.Type(), credential.Name(comment), isSecurityKey(key), FitsSingle(key.Type())})
 	}
 	keys, _ := m.agentKeys(ctx) // without an agent there are the files
 	for _, k := range keys {

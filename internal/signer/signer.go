@@ -149,15 +149,33 @@ func Rescue(code [16]byte) *Signer {
 }
 
 // ErrNotSingle says that a credential's proof does not fit into a single packet.
-var ErrNotSingle = errors.New("a single packet takes Ed25519 keys, ECDSA keys of P-256 and machines' secrets only: use another key, or take one_way out of the profile")
+var ErrNotSingle = errors.New("a single packet has room for Ed25519 keys, ECDSA keys of P-256 and machines' secrets alone")
+
+// CanSingle returns nil if ProveSingle has room for the proofs of s, and else an error that
+// names the key and Is ErrNotSingle. Nothing is signed.
+func (s *Signer) CanSingle() error {
+	switch {
+	case s.who.Kind == seal.Secret, s.who.Kind == seal.Key && FitsSingle(s.key.Type()):
+		return nil
+	case s.who.Kind == seal.Certificate:
+		return fmt.Errorf("%s knocks with a certificate, and %w", s, ErrNotSingle)
+	case s.key == nil:
+		return ErrNotSingle
+	}
+	return fmt.Errorf("the key %s is of type %s, and %w", s, s.key.Type(), ErrNotSingle)
+}
+
+// FitsSingle says whether the signatures of a type of key fit into a single packet. Those of
+// security keys do not: a counter and flags are part of them (OpenSSH's PROTOCOL.u2f).
+func FitsSingle(keyType string) bool {
+	return keyType == ssh.KeyAlgoED25519 || keyType == ssh.KeyAlgoECDSA256
+}
 
 // ProveSingle returns the proof of a message in the form of a single packet's. The error
 // Is ErrNotSingle where it has no room for it.
 func (s *Signer) ProveSingle(ctx context.Context, message []byte) (proof [64]byte, err error) {
-	fits := s.who.Kind == seal.Secret || s.who.Kind == seal.Key &&
-		(s.key.Type() == ssh.KeyAlgoED25519 || s.key.Type() == ssh.KeyAlgoECDSA256)
-	if !fits {
-		return proof, ErrNotSingle
+	if err := s.CanSingle(); err != nil {
+		return proof, err
 	}
 	b, err := s.Prove(ctx, message)
 	if err != nil {

@@ -307,8 +307,8 @@ func TestCandidates(t *testing.T) {
 		return credential.FingerprintOf(h.public(path + ".pub").Marshal())
 	}
 	want := []Candidate{
-		{profile.Key{Agent: fingerprint(two).String()}, fingerprint(two), "ecdsa-sha2-nistp256", "alice@id_two", false},
-		{profile.Key{File: one}, fingerprint(one), "ssh-ed25519", "alice@id_one", false},
+		{profile.Key{Agent: fingerprint(two).String()}, fingerprint(two), "ecdsa-sha2-nistp256", "alice@id_two", false, true},
+		{profile.Key{File: one}, fingerprint(one), "ssh-ed25519", "alice@id_one", false, true},
 	}
 	if d := cmp.Diff(want, h.machine().Candidates(t.Context(), h.dir)); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

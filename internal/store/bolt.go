@@ -204,7 +204,7 @@ func (b boltEntry) convert() (e entry, l line, err error) {
 			r.ID = binary.BigEndian.Uint64(b.key)
 		}
 		_ = json.Unmarshal(b.value, &r) // one that cannot be read is kept as it is
-		l = line{id: r.ID, refusal: isRefusal(r), text: append(bytes.Clone(b.value), '\n')}
+		l = line{id: r.ID, class: r.Class(), text: append(bytes.Clone(b.value), '\n')}
 	default:
 		err = errors.New("nobody knows what is in this bucket")
 	}

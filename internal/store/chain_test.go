@@ -151,7 +151,7 @@ func rehash(t *testing.T, dir string, n int) {
 	if err := json.Unmarshal([]byte(lines[n]), &r); err != nil {
 		t.Fatal(err)
 	}
-	ends := audit.Ends{r.Prev.Link, {ID: r.Prev.Other}}
+	ends := audit.Ends{r.Prev.Link, {ID: r.Prev.Other}, {ID: *r.Prev.Third}}
 	_, line, err := ends.Chain(r)
 	if err != nil {
 		t.Fatal(err)
@@ -201,6 +201,9 @@ func TestPages(t *testing.T) {
 		defer func() { s.Close() }()
 		for range rapid.IntRange(1, 12).Draw(t, "commits") {
 			c := mixed(rapid.IntRange(1, 60).Draw(t, "records"))
+			for i := 3; i < len(c.Records); i += 6 {
+				c.Records[i].Visit = true
+			}
 			if rapid.IntRange(0, 3).Draw(t, "long") == 0 {
 				c.Records[0].Reason = strings.Repeat("x", rapid.IntRange(4000, 200_000).Draw(t, "length"))
 			}
@@ -403,7 +406,7 @@ func TestWhatIsGoneIsTold(t *testing.T) {
 	}
 	first := uint64(0)
 	for _, r := range mustRecords(t, s, "", "", 0, 1000) {
-		if isRefusal(r) {
+		if r.Class() == audit.Refused {
 			first = r.ID
 			break
 		}
@@ -425,7 +428,7 @@ func TestWhatIsGoneIsTold(t *testing.T) {
 	}
 	// A reader that has been overtaken continues after the records that are gone.
 	s.trail.mu.Lock()
-	r := &forwards{t: s.trail, refusal: true, whole: s.trail.whole + 1000, after: first}
+	r := &forwards{t: s.trail, class: audit.Refused, whole: s.trail.whole + 1000, after: first}
 	r.open()
 	s.trail.mu.Unlock()
 	mustCommit(t, s, refusals(100, 0))

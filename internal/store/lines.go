@@ -3,6 +3,8 @@ package store
 import (
 	"bytes"
 	"io"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // field checks the text of a field of a record as it is written; name is how it begins.
@@ -53,9 +55,9 @@ type backwards struct {
 }
 
 // backwards is called with mu held, or while nobody appends.
-func (t *trail) backwards(refusal bool) *backwards {
+func (t *trail) backwards(class audit.Class) *backwards {
 	r := &backwards{t: t, id: t.last + 1}
-	for _, s := range t.of(refusal) {
+	for _, s := range t.of(class) {
 		r.of = append(r.of, view{s, s.size, s.begun})
 	}
 	if n := len(r.of); n > 0 {
@@ -120,22 +122,22 @@ func (r *backwards) more() error {
 // Records that it has not read when their segment is reused are gone, and it continues
 // after them.
 type forwards struct {
-	t       *trail
-	refusal bool
-	whole   uint64 // the last that is read
-	after   uint64 // the last that is done
-	gone    uint64 // the last that is gone
-	of      []view // not read yet, or not all of the first
-	at      int64  // where what is read next of the first begins
-	b       []byte // what has been read, and is not done
-	id      uint64 // of text, or of the line before
-	text    []byte // the line that is next; nil: none yet, or none any more
-	bad     bool   // the line before could not be read; more of those are left out
+	t     *trail
+	class audit.Class
+	whole uint64 // the last that is read
+	after uint64 // the last that is done
+	gone  uint64 // the last that is gone
+	of    []view // not read yet, or not all of the first
+	at    int64  // where what is read next of the first begins
+	b     []byte // what has been read, and is not done
+	id    uint64 // of text, or of the line before
+	text  []byte // the line that is next; nil: none yet, or none any more
+	bad   bool   // the line before could not be read; more of those are left out
 }
 
 // open is called with mu held.
 func (r *forwards) open() {
-	of := r.t.of(r.refusal)
+	of := r.t.of(r.class)
 	if len(of) > 0 && of[0].before > r.after {
 		r.gone = of[0].before
 	}

@@ -12,13 +12,13 @@ import (
 const inMemory = 4096
 
 // Memory stands in for a Store that cannot be opened. It keeps the latest records of the
-// audit trail, refusals separately as a Store does, and discards everything else: only
+// audit trail, each class separately as a Store does, and discards everything else: only
 // the next start would read that. Its methods may be called from several goroutines.
 type Memory struct {
-	mu                sync.Mutex // guards what follows
-	last              uint64     // ID
-	ends              audit.Ends
-	refusals, decided []audit.Record
+	mu      sync.Mutex // guards what follows
+	last    uint64     // ID
+	ends    audit.Ends
+	records [len(audit.Ends{})][]audit.Record // by class
 }
 
 // InMemory returns an empty Memory.
@@ -43,10 +43,7 @@ func (m *Memory) Commit(c Change) ([]audit.Record, error) {
 	}
 	m.last, m.ends = m.last+uint64(len(kept)), ends
 	for _, r := range kept {
-		class := &m.decided
-		if isRefusal(r) {
-			class = &m.refusals
-		}
+		class := &m.records[r.Class()]
 		if len(*class) >= 2*inMemory { // rarely, so that the cost of a record is constant
 			*class = slices.Clone((*class)[inMemory:])
 		}
@@ -62,12 +59,15 @@ func (m *Memory) Records(q Query) (Page, error) {
 	}
 	m.mu.Lock()
 	p := Page{Through: max(q.After, m.last), Last: m.last}
-	all := slices.Concat(newest(m.refusals, inMemory), newest(m.decided, inMemory))
+	var all []audit.Record
+	for _, class := range m.records {
+		all = append(all, newest(class, inMemory)...)
+	}
 	m.mu.Unlock()
 	slices.SortFunc(all, func(a, b audit.Record) int { return cmp.Compare(a.ID, b.ID) })
-	for _, refusal := range []bool{false, true} {
-		i := slices.IndexFunc(all, func(r audit.Record) bool { return isRefusal(r) == refusal })
-		if i >= 0 && q.Oldest && q.wants(refusal) && before(all[i]) > q.After {
+	for _, class := range audit.Classes() {
+		i := slices.IndexFunc(all, func(r audit.Record) bool { return r.Class() == class })
+		if i >= 0 && q.Oldest && q.wants(class) && before(all[i]) > q.After {
 			p.Gone = max(p.Gone, before(all[i]))
 		}
 	}

@@ -205,17 +205,14 @@ func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
 // openTrail opens the audit trail, and copies to it the records that it lacks from the
 // log.
 func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file) error {
-	first := uint64(0)   // of the records in the log, whose IDs rise by one
-	var latest [2][]byte // of each chain
+	first := uint64(0)             // of the records in the log, whose IDs rise by one
+	var latest [len(s.ends)][]byte // of each chain
 	err := s.state.each(func(_ int, e entry) error {
 		switch {
 		case e.class == classRecord:
 			s.last = max(s.last, recordID(e.key))
 			first = cmp.Or(first, s.last)
-			chain := &latest[0]
-			if len(e.key) > 8 {
-				chain = &latest[1]
-			}
+			chain := &latest[recordClass(e.key)]
 			*chain = append((*chain)[:0], e.value...)
 		case e.class != classMeta:
 		case string(e.key) == bootKey:
@@ -270,7 +267,7 @@ func (s *Store) endWith(text []byte) audit.Record {
 // has been lost, only the trail knows.
 func (s *Store) checkEnds() error {
 	for i, known := range s.ends {
-		last, err := s.lastOf(s.trail.backwards(i == 1))
+		last, err := s.lastOf(s.trail.backwards(audit.Class(i)))
 		if err != nil {
 			return err
 		}

@@ -93,8 +93,8 @@ func (s *Store) search(q Query) (p Page, err error) {
 }
 
 // wants says whether the query selects records of a class.
-func (q Query) wants(refusal bool) bool {
-	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return isRefusal(audit.Record{Event: e}) == refusal })
+func (q Query) wants(class audit.Class) bool {
+	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return (e == audit.EventRefused) == (class == audit.Refused) })
 }
 
 // longestRecord is how many bytes of JSON a record may have: its readers do not accept
@@ -138,23 +138,26 @@ func (t *trail) highest() uint64 {
 // returns false. It returns the ID of the last record.
 func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (through uint64, err error) {
 	t.mu.Lock()
-	decided, refused := t.backwards(false), t.backwards(true)
+	var all []*backwards
+	for _, class := range audit.Classes() {
+		all = append(all, t.backwards(class))
+	}
 	through = max(after, t.whole)
 	t.mu.Unlock()
 	for {
-		for _, r := range []*backwards{decided, refused} {
+		var next *backwards
+		for _, r := range all {
 			if err := r.fill(); err != nil {
 				return 0, err
 			}
+			if r.text != nil && (next == nil || r.id > next.id) {
+				next = r
+			}
 		}
-		r := decided
-		if decided.text == nil || refused.text != nil && refused.id > decided.id {
-			r = refused
-		}
-		if r.text == nil || r.id <= after || r.id <= through && !f(r.id, r.text) {
+		if next == nil || next.id <= after || next.id <= through && !f(next.id, next.text) {
 			return through, nil
 		}
-		r.text = nil
+		next.text = nil
 	}
 }
 
@@ -165,9 +168,9 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 	t.mu.Lock()
 	whole := t.whole
 	var all []*forwards
-	for _, refusal := range []bool{false, true} {
-		if q.wants(refusal) {
-			r := &forwards{t: t, refusal: refusal, after: q.After, whole: whole}
+	for _, class := range audit.Classes() {
+		if q.wants(class) {
+			r := &forwards{t: t, class: class, after: q.After, whole: whole}
 			r.open()
 			all = append(all, r)
 		}

@@ -169,8 +169,9 @@ type State struct {
 
 // AuditLimit limits the audit trail; the oldest records go first, an eighth of the trail
 // at once. Refusals, of which strangers can cause as many as they like, have at most half
-// of it, and beyond that push out only refusals; all other records have the rest. A zero
-// field stands for its default.
+// of it, and beyond that push out only refusals. What visitors' knocks lead to has a quarter,
+// and so have all other records; each has more where there is room, until one that has less
+// than its share needs it. A zero field stands for its default.
 type AuditLimit struct {
 	Records int   // 100,000 by default
 	Bytes   int64 // of the records as they are written, 64 MiB by default

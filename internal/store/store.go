@@ -379,7 +379,7 @@ func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audi
 			return nil, nil, ends, fmt.Errorf("record %+v: %w", r, err)
 		}
 		kept = append(kept, r)
-		lines = append(lines, line{id: r.ID, refusal: isRefusal(r), text: append(text, '\n')})
+		lines = append(lines, line{id: r.ID, class: r.Class(), text: append(text, '\n')})
 	}
 	return kept, lines, ends, nil
 }
@@ -387,10 +387,22 @@ func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audi
 // entry returns the line as it is in the log: with its class in its key.
 func (l line) entry() entry {
 	key := order.AppendUint64(nil, l.id)
-	if l.refusal {
-		key = append(key, 1)
+	if l.class > 0 {
+		key = append(key, byte(l.class))
 	}
 	return entry{class: classRecord, key: key, value: l.text}
+}
+
+// recordClass is the class of a record, by its key. One of a later version counts as a
+// refusal: strangers may have caused it.
+func recordClass(key []byte) audit.Class {
+	if len(key) <= 8 {
+		return audit.Decided
+	}
+	if c := audit.Class(key[8]); slices.Contains(audit.Classes(), c) {
+		return c
+	}
+	return audit.Refused
 }
 
 func recordID(key []byte) uint64 {
@@ -439,7 +451,7 @@ func (s *Store) catchUp() error {
 		if e.class != classRecord || e.op != opPut {
 			return nil
 		}
-		lines = append(lines, line{id: recordID(e.key), refusal: len(e.key) > 8, text: bytes.Clone(e.value)})
+		lines = append(lines, line{id: recordID(e.key), class: recordClass(e.key), text: bytes.Clone(e.value)})
 		if len(lines) < chunk {
 			return nil
 		}

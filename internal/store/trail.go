@@ -12,11 +12,15 @@ import (
 )
 
 // The audit trail is in segments, files of equal size that are used in turn. Each has
-// records of one class, one JSON object a line, with increasing IDs: refusals, or what
-// was decided. A full segment stays as it is until its space is needed; then all of it
-// goes. So strangers, who can have as many refusals recorded as they like, push out
-// nothing but refusals, and nobody searches or rewrites the trail.
+// records of one class, one JSON object a line, with increasing IDs. A full segment stays as
+// it is until its space is needed; then all of it goes. So strangers, who can have as many
+// refusals recorded as they like, push out nothing but refusals, visitors nothing but visits,
+// and nobody searches or rewrites the trail.
 const segments = 8
+
+// rooms are how many segments each class has for itself. A class may have more where
+// others leave room, but refusals have no more.
+var rooms = [...]int{audit.Decided: segments / 4, audit.Refused: segments / 2, audit.Visits: segments / 4}
 
 // syncTrailAt is how many bytes of the trail may be on their way to the disk: these are
 // copied again after a crash.
@@ -24,12 +28,10 @@ const syncTrailAt = 1 << 20
 
 // line is a record as it is written, and what needs to be known about it.
 type line struct {
-	id      uint64
-	refusal bool
-	text    []byte // with its newline
+	id    uint64
+	class audit.Class
+	text  []byte // with its newline
 }
-
-func isRefusal(r audit.Record) bool { return r.Refusal() }
 
 // trail is the open audit trail. Records may be read while one goroutine appends.
 type trail struct {
@@ -46,18 +48,18 @@ type trail struct {
 }
 
 type segment struct {
-	f       file
-	refusal bool
-	first   uint64 // ID of its first record; 0 if that cannot be read
-	before  uint64 // ID of the one that this follows in its chain, 0 for none
-	last    uint64
-	size    int64 // 0: free
-	count   int   // of records; known for a segment that is being filled
-	begun   int   // how often it was reused
-	dirty   bool
+	f      file
+	class  audit.Class
+	first  uint64 // ID of its first record; 0 if that cannot be read
+	before uint64 // ID of the one that this follows in its chain, 0 for none
+	last   uint64
+	size   int64 // 0: free
+	count  int   // of records; known for a segment that is being filled
+	begun  int   // how often it was reused
+	dirty  bool
 }
 
-// openTrail reads where the segments begin and end, and all of the two that are being
+// openTrail reads where the segments begin and end, and all of those that are being
 // filled. Records from ID again on are to be appended again, since they may be
 // incomplete; 0 for none.
 func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
@@ -68,14 +70,14 @@ func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
 			return nil, err
 		}
 		if again > 0 && s.size > 0 && (s.first == 0 || s.first >= again) {
-			if err := s.begin(false); err != nil {
+			if err := s.begin(audit.Decided); err != nil {
 				return nil, err
 			}
 		}
 		t.all = append(t.all, s)
 	}
-	for _, refusal := range []bool{false, true} {
-		if s := t.filling(refusal); s != nil {
+	for _, class := range audit.Classes() {
+		if s := t.filling(class); s != nil {
 			if err := s.resume(again); err != nil {
 				return nil, err
 			}
@@ -100,7 +102,7 @@ func (s *segment) look() (err error) {
 		for text := range bytes.Lines(b) {
 			var r audit.Record
 			if id := lineID(text); id > 0 && json.Unmarshal(text, &r) == nil {
-				s.first, s.last, s.refusal, s.before = id, id, isRefusal(r), before(r)
+				s.first, s.last, s.class, s.before = id, id, r.Class(), before(r)
 				return nil
 			}
 		}
@@ -168,10 +170,10 @@ func lineID(text []byte) (id uint64) {
 }
 
 // of returns the segments of a class that have records, oldest first.
-func (t *trail) of(refusal bool) []*segment {
+func (t *trail) of(class audit.Class) []*segment {
 	var of []*segment
 	for _, s := range t.all {
-		if s.size > 0 && s.refusal == refusal {
+		if s.size > 0 && s.class == class {
 			of = append(of, s)
 		}
 	}
@@ -180,8 +182,8 @@ func (t *trail) of(refusal bool) []*segment {
 }
 
 // filling returns the segment of a class that is being filled, nil for none.
-func (t *trail) filling(refusal bool) *segment {
-	if of := t.of(refusal); len(of) > 0 {
+func (t *trail) filling(class audit.Class) *segment {
+	if of := t.of(class); len(of) > 0 {
 		return of[len(of)-1]
 	}
 	return nil
@@ -190,8 +192,8 @@ func (t *trail) filling(refusal bool) *segment {
 // append adds records to the trail, except those that it has. After an error it has some
 // of them.
 func (t *trail) append(lines []line) error {
-	for _, refusal := range []bool{false, true} {
-		s := t.filling(refusal)
+	for _, class := range audit.Classes() {
+		s := t.filling(class)
 		var buffer []byte
 		flush := func() error { b := buffer; buffer = nil; return t.write(s, b) }
 		from, bytes, count := uint64(0), int64(0), 0
@@ -199,7 +201,7 @@ func (t *trail) append(lines []line) error {
 			from, bytes, count = s.last, s.size, s.count
 		}
 		for _, l := range lines {
-			if l.refusal != refusal || l.id <= from {
+			if l.class != class || l.id <= from {
 				continue
 			}
 			full := bytes+int64(len(l.text)) > t.limit.Bytes/segments || count >= max(1, t.limit.Records/segments)
@@ -208,7 +210,7 @@ func (t *trail) append(lines []line) error {
 					return err
 				}
 				var err error
-				if s, err = t.next(s, refusal); err != nil {
+				if s, err = t.next(s, class); err != nil {
 					return err
 				}
 				bytes, count = 0, 0
@@ -261,37 +263,37 @@ func (t *trail) write(s *segment, lines []byte) error {
 	return nil
 }
 
-// next begins a segment for a class: a free one, or the oldest of its own. Refusals
-// that have less than half of all take the oldest of the others if none is free.
-func (t *trail) next(full *segment, refusal bool) (*segment, error) {
+// next begins a segment for a class: a free one, or the oldest of its own. A class that has
+// less than its room takes the oldest of the one that has the most beyond its own if none is
+// free: there is one, since the rooms are all segments together.
+func (t *trail) next(full *segment, class audit.Class) (*segment, error) {
 	if full != nil {
 		if err := full.sync(); err != nil {
 			return nil, err
 		}
 	}
-	own := t.of(refusal)
+	own := t.of(class)
 	free := slices.IndexFunc(t.all, func(s *segment) bool { return s.size == 0 })
 	var s *segment
-	switch {
-	case refusal && len(own) >= segments/2:
-		s = own[0]
-	case free >= 0:
+	switch enough := len(own) >= rooms[class]; {
+	case free >= 0 && !(enough && class == audit.Refused):
 		s = t.all[free]
-	case refusal:
-		s = t.of(false)[0]
-	default:
+	case enough:
 		s = own[0]
+	default:
+		beyond := func(c audit.Class) int { return len(t.of(c)) - rooms[c] }
+		s = t.of(slices.MaxFunc(audit.Classes(), func(a, b audit.Class) int { return cmp.Compare(beyond(a), beyond(b)) }))[0]
 	}
 	t.work++
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return s, s.begin(refusal)
+	return s, s.begin(class)
 }
 
 // begin empties the segment for records of a class. Readers notice that by begun.
-func (s *segment) begin(refusal bool) error {
+func (s *segment) begin(class audit.Class) error {
 	s.begun++
-	s.refusal, s.first, s.before, s.last, s.size, s.count, s.dirty = refusal, 0, 0, 0, 0, 0, true
+	s.class, s.first, s.before, s.last, s.size, s.count, s.dirty = class, 0, 0, 0, 0, 0, true
 	return s.f.Truncate(0)
 }
 

@@ -60,13 +60,13 @@ func TestRefusalsPushOutNothingElse(t *testing.T) {
 	now := mustRecords(t, s, "", "", 0, 200_000)
 	refused := func(rs []audit.Record) (n int) {
 		for _, r := range rs {
-			if isRefusal(r) {
+			if r.Class() == audit.Refused {
 				n++
 			}
 		}
 		return n
 	}
-	if a, b := refused(got), refused(now); a != b || !isRefusal(now[0]) || now[0].ID != got[len(before)].ID {
+	if a, b := refused(got), refused(now); a != b || now[0].Class() != audit.Refused || now[0].ID != got[len(before)].ID {
 		t.Errorf("there were %d refusals and then %d: decisions have pushed out some", a, b)
 	}
 	if others := len(now) - refused(now); others > 62_500 || others < 37_500 {
@@ -81,7 +81,7 @@ func TestOthersUseRoomThatRefusalsLeave(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), AuditLimit{Records: 800})
 	count := func() (refused, others int) {
 		for _, r := range mustRecords(t, s, "", "", 0, 2000) {
-			if isRefusal(r) {
+			if r.Class() == audit.Refused {
 				refused++
 			} else {
 				others++
@@ -97,6 +97,53 @@ func TestOthersUseRoomThatRefusalsLeave(t *testing.T) {
 	mustCommit(t, s, refusals(2000, 10))
 	if refused, others := count(); refused > 400 || refused <= 300 || others > 400 || others <= 300 {
 		t.Errorf("%d refusals and %d others are kept, want 301 to 400 of either", refused, others)
+	}
+	mustClose(t, s)
+}
+
+// However often visitors knock, and strangers besides, what operators have ordered stays;
+// and so do visits, whatever operators and strangers do. A restart changes nothing about
+// that, and all that is left can be verified.
+func TestVisitsPushOutNothingElse(t *testing.T) {
+	race.Skip(t)
+	dir, remove := quickDir(t)
+	defer remove()
+	limit := AuditLimit{Records: 800}
+	s := mustOpen(t, dir, limit)
+	visits := func(n int) {
+		for range n / 50 {
+			c := Change{Records: make([]audit.Record, 50)}
+			for i := range c.Records {
+				c.Records[i] = audit.Record{Door: "ssh", Event: audit.EventGranted, Source: "192.0.2.7", By: "sealed alice", Visit: true}
+			}
+			mustCommit(t, s, c)
+		}
+	}
+	kept := func() (n [3]int) {
+		for _, r := range mustRecords(t, s, "", "", 0, 2000) {
+			n[r.Class()]++
+		}
+		return n
+	}
+	fill(t, s, 100, audit.EventApplied)
+	visits(5000)
+	if got := kept(); got[audit.Decided] != 100 || got[audit.Visits] <= 500 {
+		t.Errorf("%d orders and %d visits are kept, want all 100, and what they leave room for", got[audit.Decided], got[audit.Visits])
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, limit)
+	mustCommit(t, s, refusals(5000, 0))
+	visits(5000)
+	fill(t, s, 1000, audit.EventApplied)
+	for range 2 {
+		for class, least := range map[audit.Class]int{audit.Decided: 101, audit.Refused: 301, audit.Visits: 101} {
+			if got := kept()[class]; got < least || got > least+99 {
+				t.Errorf("%d records of class %d are kept, want %d to %d: its room", got, class, least, least+99)
+			}
+		}
+		verify(t, s)
+		mustClose(t, s)
+		s = mustOpen(t, dir, limit)
 	}
 	mustClose(t, s)
 }

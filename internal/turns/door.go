@@ -103,45 +103,106 @@ func (d *Door) Known() (k Known) {
 }
 
 // Tell writes down what is known. If that fails the others find it out themselves.
-func (d *Door) Tell(k Known) {
+func (d *Door) Tell(k Known) { d.write(".door", k) }
+
+// write writes a file of the door, if it can.
+func (d *Door) write(suffix string, what any) {
 	if d == nil {
 		return
 	}
-	text, err := json.Marshal(k)
+	text, err := json.Marshal(what)
 	if err != nil {
 		return
 	}
-	f, err := os.CreateTemp(d.dir, ".door.*") // mode 0600
+	f, err := os.CreateTemp(d.dir, suffix+".*") // mode 0600
 	if err != nil {
 		return
 	}
 	_, err = f.Write(text)
-	if closed := f.Close(); err != nil || closed != nil || os.Rename(f.Name(), d.path+".door") != nil {
+	if closed := f.Close(); err != nil || closed != nil || os.Rename(f.Name(), d.path+suffix) != nil {
 		os.Remove(f.Name())
 	}
 }
 
-// Forget forgets that the door is open.
+// Forget forgets that the door is open, and what was promised.
 func (d *Door) Forget() {
+	if d == nil {
+		return
+	}
+	os.Remove(d.path + promiseSuffix)
 	if k := d.Known(); len(k.Ways) > 0 {
 		d.Tell(Known{Alone: k.Alone})
 	}
 }
 
-// Stay says that a call needs the door to stay open until leave is called, which says
-// whether no other call needs it any more: only the last one is to close it.
-func (d *Door) Stay() (leave func() (last bool)) {
+const promiseSuffix = ".until"
+
+// promise is what somebody was told who has knocked.
+type promise struct {
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until"`
+}
+
+// Promise says that somebody was told that the door is open until a time, and that no call
+// stands for their need: nobody else is to close it before. It is called within a Stay.
+func (d *Door) Promise(now, until time.Time) {
+	if until.After(d.Promised(now)) {
+		d.write(promiseSuffix, promise{now, until})
+	}
+}
+
+// Promised returns until when the door was promised to be open, zero if it is not now. What
+// is from the future does not count: the clock was set.
+func (d *Door) Promised(now time.Time) time.Time {
 	if d == nil {
-		return func() bool { return true }
+		return time.Time{}
 	}
-	lock := flock.New(d.path+".stay", flock.SetPermissions(0o600))
-	if err := lock.RLock(); err != nil {
-		return func() bool { return true }
+	var p promise
+	text, err := files.Read(d.path+promiseSuffix, mostKnown)
+	if err != nil || json.Unmarshal(text, &p) != nil || now.Before(p.At) || !now.Before(p.Until) {
+		return time.Time{}
 	}
-	return func() bool {
-		lock.Unlock()
-		last, err := lock.TryLock()
-		lock.Unlock()
-		return last || err != nil
+	return p.Until
+}
+
+// Stay is one call's need that a door stays open. A nil Stay keeps nobody from closing it,
+// and is the last. It is used by one goroutine.
+type Stay struct {
+	lock *flock.Flock
+	left bool // Leave was called
+	last bool // and this is what it has said
+}
+
+// Stay says that a call needs the door to stay open until it leaves. While the last of
+// others closes the door, it waits, until ctx ends. If it cannot say so, it returns nil.
+func (d *Door) Stay(ctx context.Context) *Stay {
+	if d == nil {
+		return nil
+	}
+	s := &Stay{lock: flock.New(d.path+".stay", flock.SetPermissions(0o600))}
+	if _, err := s.lock.TryRLockContext(ctx, poll); err != nil {
+		return nil
+	}
+	return s
+}
+
+// Leave says whether no other call needs the door any more: only the last one is to close
+// it. While that does, until its End, nobody else comes to need it.
+func (s *Stay) Leave() (last bool) {
+	if s == nil {
+		return true
+	}
+	if !s.left {
+		s.lock.Unlock() // two calls that hold it could not both get the other kind
+		last, err := s.lock.TryLock()
+		s.left, s.last = true, last || err != nil
+	}
+	return s.last
+}
+
+// End ends the need, with whatever was done after Leave.
+func (s *Stay) End() {
+	if s != nil {
+		s.lock.Unlock()
 	}
 }

@@ -1,6 +1,7 @@
 package turns
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"testing"
@@ -69,7 +70,8 @@ func TestDoorOfOthers(t *testing.T) {
 	var none *Door
 	none.Tell(Known{Ways: ways})
 	none.Forget()
-	if turn, err := none.Take(t.Context()); turn != nil || err != nil || len(none.Known().Ways) > 0 || !none.Stay()() {
+	none.Promise(when, when.Add(time.Hour))
+	if turn, err := none.Take(t.Context()); turn != nil || err != nil || len(none.Known().Ways) > 0 || !none.Stay(t.Context()).Leave() || !none.Promised(when).IsZero() {
 		t.Errorf("no door: %v, %v, %+v", turn, err, none.Known())
 	}
 }
@@ -106,22 +108,73 @@ func TestKnownOpen(t *testing.T) {
 	}
 }
 
-// Only the last of those that need a door is to close it.
+// Only the last of those that need a door is to close it, and while it does nobody comes to
+// need it.
 func TestStay(t *testing.T) {
 	dir, err := Directory(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := At(dir, "gate")
-	first, second := d.Stay(), d.Stay()
-	if first() {
+	first, second := d.Stay(t.Context()), d.Stay(t.Context())
+	if first.Leave() || first.Leave() {
 		t.Error("the first to leave is the last")
 	}
-	third := d.Stay()
-	if second() {
+	first.End()
+	third := d.Stay(t.Context())
+	if second.Leave() {
 		t.Error("the second to leave is the last")
 	}
-	if !third() {
+	if !third.Leave() || !third.Leave() {
 		t.Error("the last to leave is not the last")
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 3*poll)
+	defer cancel()
+	if d.Stay(soon); soon.Err() == nil {
+		t.Error("somebody can stay while the last closes the door")
+	}
+	third.End()
+	fourth := d.Stay(t.Context())
+	fourth.End() // without it, to leave first
+	fourth.End()
+	if fifth := d.Stay(t.Context()); !fifth.Leave() {
+		t.Error("somebody is taken to stay who has ended")
+	}
+}
+
+// What somebody was told, whom no call stands for, is remembered until it is over, or taken
+// back.
+func TestPromise(t *testing.T) {
+	dir, err := Directory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := At(dir, "gate")
+	if until := d.Promised(when); !until.IsZero() {
+		t.Errorf("nothing was promised: %v", until)
+	}
+	long, short := when.Add(time.Hour), when.Add(time.Minute)
+	d.Promise(when, long)
+	d.Promise(when, short)
+	for name, tt := range map[string]struct {
+		at   time.Time
+		want time.Time
+	}{
+		"at once":           {when, long},
+		"nearly at its end": {long.Add(-time.Second), long},
+		"over":              {long, time.Time{}},
+		"the clock was set": {when.Add(-time.Second), time.Time{}},
+	} {
+		if got := d.Promised(tt.at); !got.Equal(tt.want) {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+	d.Tell(Known{At: when, Until: short, Ways: ways})
+	if got := d.Promised(when); !got.Equal(long) {
+		t.Errorf("after another knock: %v, want %v", got, long)
+	}
+	d.Forget()
+	if got := d.Promised(when); !got.IsZero() {
+		t.Errorf("after the door was closed: %v", got)
 	}
 }

@@ -29,6 +29,7 @@
         foreach ($address in @($found | Where-Object { $_.AddressFamily -eq $family })) {
             $done = 0
             foreach ($port in $ports) {
+                if ($done -gt 0) { Start-Sleep -Milliseconds 50 } # they arrive in their order
                 if (-not (Send-Touch $address $port)) { break }
                 $done++
             }

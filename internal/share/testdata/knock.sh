@@ -11,6 +11,9 @@ each=3 # seconds that one touch may take
 say() { printf '%s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# pause makes touches arrive in their order; not every sleep knows fractions
+pause() { sleep 0.05 2>/dev/null || sleep 1; }
+
 # limited COMMAND...: ends it when its time is up
 limited() {
 	"$@" </dev/null 2>/dev/null &
@@ -87,6 +90,7 @@ knock() {
 		esac
 		touched=
 		for port in $ports; do
+			[ -z "$touched" ] || pause
 			if ! "by_$by" "$at" "$port"; then
 				why="$port/tcp on $at does not answer (tried with $by)"
 				[ -z "$touched" ] && continue 2
