@@ -55,6 +55,10 @@
 //     what is Shown, so that whoever forges a prefix does not use up the answers to those
 //     in it who have shown their source.
 //
+// A datagram that comes alone while nothing waits and nothing is being opened is opened by
+// the goroutine that has read it, if that takes little time (knock.Brief): to wake another
+// one takes a good part of the time that a knock takes. It counts as one of the pool's.
+//
 // The pool has a goroutine for each processor of the machine, but one fewer than run Go
 // code at a time, and at least one: more would only take turns with each other, and with
 // the gateway. Go has no priorities; so every goroutine that could hold up the gateway yields after each
@@ -227,7 +231,9 @@ func (l *Listener) start() {
 		return
 	}
 	l.started = true
-	for range max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1)) {
+	openers := max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)-1))
+	l.pool.limit(openers)
+	for range openers {
 		l.running.Go(func() { l.pool.run(l.open) })
 	}
 	l.running.Go(l.pool.deliver)

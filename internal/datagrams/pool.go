@@ -39,6 +39,8 @@ type pool struct {
 	each    int        // how many may wait at a UDP port, of each rank
 	turns   list.List  // *queue, those where something waits, the next one first
 	opening list.List  // *waiting, in the order of their turns: what is being opened, and what came after that
+	openers int        // how many open at once; 0: as many as call run
+	active  int        // how many are being opened
 	latest  time.Time  // of all that was opened
 	told    []knock.Heard
 	since   time.Time // when the first of told was
@@ -94,6 +96,13 @@ func (p *pool) share(each int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.each = each
+}
+
+// limit sets how many are opened at once, whoever opens them.
+func (p *pool) limit(openers int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.openers = openers
 }
 
 // listen makes what comes to a place wait to be opened, or throws away what waits and
@@ -209,17 +218,46 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 		if w == nil {
 			return
 		}
-		heard, ok := open(w)
-		p.finish(w, heard, ok)
+		p.open(w, open)
 		runtime.Gosched()
 	}
+}
+
+// open opens one whose turn it is.
+func (p *pool) open(w *waiting, open func(*waiting) (knock.Heard, bool)) {
+	heard, ok := open(w)
+	p.finish(w, heard, ok)
+}
+
+// alone returns an entry for a datagram whose turn it is at once, for the caller to open,
+// since nothing waits and nothing is being opened; nil: it has to be put.
+func (p *pool) alone(q *queue, from origin, by *glance, a arrival) *waiting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || !q.heard || p.turns.Len() > 0 || p.opening.Len() > 0 || p.full() {
+		return nil
+	}
+	w := &waiting{rank: a.rank, queue: q, origin: from, by: by,
+		datagram: knock.Datagram{Path: a.path, Payload: copied(nil, a.payload), Time: time.Now()}}
+	p.begin(w)
+	return w
+}
+
+// begin notes that one is being opened, and when that is heard.
+func (p *pool) begin(w *waiting) {
+	if w.heard.Time = w.datagram.Time; w.heard.Time.Before(p.latest) {
+		w.heard.Time = p.latest
+	}
+	p.latest = w.heard.Time
+	p.opening.PushBack(w)
+	p.active++
 }
 
 // next waits for one whose turn it is to be opened; nil: there will be no more.
 func (p *pool) next() *waiting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.closed && (p.turns.Len() == 0 || p.full()) {
+	for !p.closed && (p.turns.Len() == 0 || p.full() || p.openers > 0 && p.active >= p.openers) {
 		p.work.Wait()
 	}
 	if p.closed {
@@ -236,11 +274,7 @@ func (p *pool) next() *waiting {
 	} else {
 		p.turns.MoveToBack(q.turn)
 	}
-	if w.heard.Time = w.datagram.Time; w.heard.Time.Before(p.latest) {
-		w.heard.Time = p.latest
-	}
-	p.latest = w.heard.Time
-	p.opening.PushBack(w)
+	p.begin(w)
 	return w
 }
 
@@ -279,6 +313,9 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.roomAgain(p.full())
+	if p.active--; p.active == p.openers-1 && p.turns.Len() > 0 {
+		p.work.Signal() // an opener may have waited for one that was opened by who had read it
+	}
 	heard.Time = w.heard.Time
 	w.heard, w.ok, w.done = heard, ok, true
 	if w.rank == knock.Claimed {

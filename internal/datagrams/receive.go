@@ -109,8 +109,11 @@ func (l *Listener) receive(s *socket) {
 		}
 		failures = -1
 		s.rounds.Add(1)
-		l.sift(s, b, n)
+		alone := l.sift(s, b, n)
 		l.batches.Put(b)
+		if alone != nil {
+			l.pool.open(alone, l.open)
+		}
 		runtime.Gosched()
 	}
 	l.dies(s, fmt.Errorf("recvmmsg: %w", errno))
@@ -123,21 +126,25 @@ func (l *Listener) dies(s *socket, err error) {
 }
 
 // sift passes on those of the n datagrams in a batch that may be a knock, and answers
-// those that a glance answers.
-func (l *Listener) sift(s *socket, b *batch, n int) {
+// those that a glance answers. One that the caller is to open it returns instead.
+func (l *Listener) sift(s *socket, b *batch, n int) (alone *waiting) {
 	by := s.opener.Load()
 	if by == nil {
 		l.foreign.Add(uint64(n))
-		return
+		return nil
 	}
 	t := b.sift(s, by, n)
 	l.foreign.Add(t.foreign)
 	l.strange.Add(t.strange)
 	l.withheld.Add(t.withheld)
 	l.replied.Add(t.replied)
-	if len(b.come) > 0 {
+	if len(b.come) == 1 && by.brief {
+		alone = l.pool.alone(&s.queue, s, by, b.come[0])
+	}
+	if len(b.come) > 0 && alone == nil {
 		l.pool.put(&s.queue, s, by, b.come)
 	}
+	return alone
 }
 
 // tally is what became of the datagrams of a batch that do not wait to be opened.

@@ -42,7 +42,15 @@ type socket struct {
 }
 
 // glance is an opener in use.
-type glance struct{ knock.Opener }
+type glance struct {
+	knock.Opener
+	brief bool // it is a knock.Brief
+}
+
+func newGlance(by knock.Opener) *glance {
+	_, brief := by.(knock.Brief)
+	return &glance{by, brief}
+}
 
 // use makes later datagrams go to by, or nowhere if that is nil.
 func (s *socket) use(by knock.Opener) {
@@ -50,7 +58,7 @@ func (s *socket) use(by knock.Opener) {
 		s.opener.Store(nil)
 		return
 	}
-	s.opener.Store(&glance{by})
+	s.opener.Store(newGlance(by))
 }
 
 // opened has nothing to do: UDP waits for nobody.

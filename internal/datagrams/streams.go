@@ -70,7 +70,7 @@ func (s *streams) set(want map[uint16]knock.Opener, p *pool) {
 			port.queue.most = maxStreams // one of each connection
 			s.ports[n] = port
 		}
-		port.opener.Store(&glance{by})
+		port.opener.Store(newGlance(by))
 		p.listen(&port.queue, true)
 	}
 }

@@ -102,6 +102,14 @@ func Twofold(uses []Use) (warnings []string) {
 	return warnings
 }
 
+// Brief is an Opener whose Open takes no more than a millisecond or two, whatever comes. So
+// who reads datagrams opens one that comes alone, which saves the time that it takes to
+// hand it over; the kernel queues what comes meanwhile.
+type Brief interface {
+	Opener
+	Brief()
+}
+
 // Timed is a Rule of which some knocks have a time in them.
 type Timed interface {
 	Rule

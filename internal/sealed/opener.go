@@ -72,6 +72,9 @@ type shown struct {
 	enrolled *credential.Key  // by the invite
 }
 
+// Brief is true of public-key operations: a few are all that Open does.
+func (op *opener) Brief() {}
+
 // whose names the visitor whose handshakes are counted as one's. Of an invite that is who
 // has it: they have as many keys as they like.
 func (s *shown) whose() string {
