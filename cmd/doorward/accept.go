@@ -298,7 +298,7 @@ func (p *passage) visitNew(ctx context.Context) (client.Result, error) {
 		p.profile.Gateway = *r.Next
 	}
 	p.learnPorts(r)
-	return r, err
+	return r, p.shown(err)
 }
 
 // choose finds the key to enrol.

@@ -159,7 +159,7 @@ func TestAccept(t *testing.T) {
 	}
 
 	v.want(6, "", "doorward: error: the gateway does not accept this key\n"+
-		"doorward: hint: it is not known there, or no longer: ask the gateway's operator, who finds out with doorward keys list and doorward log\n", "knock", "gate")
+		"doorward: hint: it is not known there, or no longer: ask the gateway's operator, who finds out with doorward keys list and doorward log; the gateway was shown SHA256:KEY (HOME/.ssh/id_ed25519), and sees you at 127.0.0.1\n", "knock", "gate")
 	v.invited(line)
 	v.want(0, "open until 14:01:00 for 127.0.0.1\n", "", "knock", "gate")
 	v.want(0, "open until 16:00:00 for 127.0.0.1\n", "", "knock", "gate", "web", "--open-for", "2h")
@@ -291,9 +291,9 @@ func TestKnockSays(t *testing.T) {
 		stdout  string
 		stderr  string
 	}{
-		{[]seal.Answer{{Status: seal.Refused, Reason: seal.NoDoor}}, 5, "", "doorward: error: the gateway has no such door: name another, or none for its first\n"},
+		{[]seal.Answer{{Status: seal.Refused, Reason: seal.NoDoor}}, 5, "", "doorward: error: the gateway has no such door: name another, or none for its first\ndoorward: hint: it was asked for \"ssh\"\n"},
 		{[]seal.Answer{{Status: seal.Refused, Reason: seal.NotStarted}}, 6, "", "doorward: error: the service behind the door did not start; the gateway's operator sees why in doorward log\n"},
-		{[]seal.Answer{{Status: seal.Refused, Reason: seal.Reason(credential.Locked)}}, 6, "", "doorward: error: your key is locked: ask the gateway's operator, who locked it and can unlock it\n"},
+		{[]seal.Answer{{Status: seal.Refused, Reason: seal.Reason(credential.Locked)}}, 6, "", "doorward: error: your key is locked: ask the gateway's operator, who locked it and can unlock it\ndoorward: hint: the gateway was shown SHA256:KEY (HOME/.ssh/id_ed25519)\n"},
 	} {
 		v.gateway.Answer(func(clienttest.Knock) []seal.Answer { return tt.answers })
 		v.want(tt.code, tt.stdout, tt.stderr, "knock", "gate")
@@ -400,7 +400,7 @@ func TestHold(t *testing.T) {
 	v.gateway.Answer(func(k clienttest.Knock) []seal.Answer {
 		return []seal.Answer{{Status: seal.Refused, Reason: seal.Reason(credential.Revoked), Source: k.From}}
 	})
-	v.want(6, "", "doorward: error: your key or certificate is revoked: ask the gateway's operator for a new invite, or get a new certificate\n", "hold", "gate")
+	v.want(6, "", "doorward: error: your key or certificate is revoked: ask the gateway's operator for a new invite, or get a new certificate\ndoorward: hint: the gateway was shown SHA256:KEY (HOME/.ssh/id_ed25519), and sees you at 127.0.0.1\n", "hold", "gate")
 }
 
 // A machine without a profile, and without a key, gets one with the invite of a sheet.

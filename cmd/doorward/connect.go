@@ -93,7 +93,7 @@ func connect(ctx context.Context, e *env, host string, port uint16, name, door s
 		if err != nil {
 			return err
 		}
-		if name, err = profileFor(in, host); err != nil {
+		if name, err = profileFor(e, in, host); err != nil {
 			return err
 		}
 	}

@@ -300,7 +300,7 @@ func TestConnectFails(t *testing.T) {
 		{"gate 22 23", 2, "\"23\": one HOST and one PORT only\ndoorward: hint: doorward connect --help\n"},
 		{"gate ssh", 2, "PORT: port \"ssh\": allowed are 1 to 65535\ndoorward: hint: doorward connect --help\n"},
 		{"127.0.0.1 " + port, 2, "2 profiles have the host \"127.0.0.1\": gate, twin\ndoorward: hint: --profile gate\n"},
-		{"192.0.2.9 " + port, 1, "no profile is called \"192.0.2.9\" or has it among its hosts\ndoorward: hint: --profile NAME; there are: gate, other, twin\n"},
+		{"192.0.2.9 " + port, 1, "no profile is called \"192.0.2.9\" or has it among its hosts\ndoorward: hint: --profile NAME names one; there are: gate, other, twin\n"},
 		{"gate " + port + " --profile none", 1, "there is no such profile: \"none\" (" + v.home + "/profiles/none.toml)\ndoorward: hint: there are: gate, other, twin\n"},
 		{"gate " + port + " --door -x", 2, "DOOR: \"-x\" cannot be a name: allowed are 1 to 64 letters, digits, dots, dashes and underscores, of which the first is neither dot nor dash\n"},
 	} {
@@ -310,7 +310,7 @@ func TestConnectFails(t *testing.T) {
 		}
 	}
 	for host, want := range map[string]string{"Gate.Example.ORG.": "other", "2001:DB8:0::1": "other", "twin": "twin"} {
-		if got, err := profileFor(in, host); err != nil || got != want {
+		if got, err := profileFor(&env{}, in, host); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", host, got, err, want)
 		}
 	}
@@ -353,7 +353,7 @@ func TestQuietMatch(t *testing.T) {
 	v.now = v.now.Add(time.Hour)
 	v.invited()
 	match(6, 1, "doorward: error: the gateway does not accept this key\n"+
-		"doorward: hint: it is not known there, or no longer: ask the gateway's operator, who finds out with doorward keys list and doorward log\n")
+		"doorward: hint: it is not known there, or no longer: ask the gateway's operator, who finds out with doorward keys list and doorward log; the gateway was shown SHA256:KEY (HOME/.ssh/id_ed25519), and sees you at 127.0.0.1\n")
 	match(6, 0, "")
 	v.now = v.now.Add(9 * time.Second)
 	match(6, 0, "")

@@ -56,7 +56,7 @@ func newEntrance(e *env, p *passage) *entrance {
 }
 
 // profileFor returns the name of the profile by which a host is reached.
-func profileFor(in profile.Directory, host string) (string, error) {
+func profileFor(e *env, in profile.Directory, host string) (string, error) {
 	names, err := in.Names()
 	if err != nil {
 		return "", err
@@ -83,7 +83,11 @@ func profileFor(in profile.Directory, host string) (string, error) {
 	case len(broken) > 0:
 		return "", withHint(fmt.Errorf("no profile has the host %q, but %s cannot be used", host, strings.Join(broken, ", ")), "doorward profiles show %s", broken[0])
 	}
-	return "", withHint(fmt.Errorf("no profile is called %q or has it among its hosts", host), "--profile NAME; %s", orProfiles(in))
+	hint := orProfiles(e, in)
+	if len(names) > 0 {
+		hint = "--profile NAME names one; " + hint
+	}
+	return "", withHint(fmt.Errorf("no profile is called %q or has it among its hosts", host), "%s", hint)
 }
 
 // plainHost is a host as hosts are compared.

@@ -63,7 +63,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"rotate --json -c " + no, 1, failure{1, noFile, "failed", "doorward check " + no}},
 		{"doctor more --json", 2, failure{1, `"more": no argument is expected`, "usage", "doorward doctor --help"}},
 		{"knock h --touch 59000, 59002 --json", 2, failure{1, `"59002": the ports of --touch are one word: --touch 59000,59002, without blanks`, "usage", "doorward knock --help"}},
-		{"knock --json", 2, failure{1, "HOST is missing: the gateway's name or address", "usage", "doorward knock --help"}},
+		{"knock --json", 2, failure{1, "whom to knock at is missing: a PROFILE (doorward profiles lists them), or a HOST with --touch", "usage", "doorward knock --help"}},
 		{"knock localhost --json --touch 1 -- true --json=false", 125, failure{1, "--json goes with neither --stdio nor a command: standard output is theirs",
 			"usage", "doorward knock --help"}},
 	} {

@@ -103,7 +103,7 @@ func hold(c *cobra.Command, e *env, o *sealedOptions, asJSON bool) error {
 	case err != nil && ctx.Err() != nil && !h.opened:
 		return interrupted(ctx, "before the gateway had answered")
 	case err != nil:
-		return failed(ctx, err)
+		return failed(ctx, p.shown(err))
 	case h.unclosed != nil:
 		return fmt.Errorf("the door is not closed, and its grant ends by itself: %w", failed(context.WithoutCancel(ctx), h.unclosed))
 	}

@@ -103,7 +103,7 @@ func (o *knockOptions) parse(f *pflag.FlagSet, args []string, dash int) error {
 	case o.from == "-" && (o.stdio || len(o.argv) > 0):
 		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
 	case o.from == "" && (len(args) == 0 || args[0] == ""):
-		return errors.New("HOST is missing: the gateway's name or address")
+		return errors.New("whom to knock at is missing: a PROFILE (doorward profiles lists them), or a HOST with --touch")
 	case len(args) > 1 && len(o.touch) > 0 && strings.Trim(args[1], "0123456789,") == "":
 		return fmt.Errorf("%q: the ports of --touch are one word: --touch 59000,59002, without blanks", args[1])
 	case len(args) > 1 && !o.sealed():

@@ -94,7 +94,7 @@ func (o *knockOptions) notAProfile(e *env) error {
 	if none != nil {
 		return err
 	}
-	return withHint(err, "%s", orProfiles(in))
+	return withHint(err, "%s", orProfiles(e, in))
 }
 
 // load reads the profile.

@@ -24,9 +24,9 @@ const probeHelp = `See from here whether a door does what it is for, in five ste
 (dark_before), the gateway opens the door to a knock (knock), the port accepts (open),
 the gateway closes the door (close), and the port is dark again (dark_after). Dark means
 that nothing answers for --quiet-for: a refusal is an answer, too. The first step that
-fails ends it, and is named. Whatever a knock may have opened the probe closes first, also
-when the answer was lost, or the probe is interrupted; where it cannot, it says that the
-door may still be open.
+fails ends it, and is named. Whatever a knock may have opened the probe closes first,
+also when the answer was lost, or the probe is interrupted; where it cannot, it says
+that the door may still be open.
 
 If the port accepts before the knock, probe stops there and touches nothing: perhaps
 somebody at this address has opened the door, and their grant is not to be disturbed.

@@ -143,7 +143,7 @@ func listProfiles(e *env, in profile.Directory, asJSON bool) error {
 func showProfile(e *env, in profile.Directory, name string, asJSON bool) error {
 	p, err := describe(in, name)
 	if errors.Is(err, profile.ErrNone) {
-		return withHint(err, "%s", orProfiles(in))
+		return withHint(err, "%s", orProfiles(e, in))
 	}
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func showProfile(e *env, in profile.Directory, name string, asJSON bool) error {
 func removeProfiles(e *env, in profile.Directory, names []string, asJSON bool) error {
 	for _, name := range names {
 		if err := in.Remove(name); errors.Is(err, profile.ErrNone) {
-			return withHint(err, "%s", orProfiles(in))
+			return withHint(err, "%s", orProfiles(e, in))
 		} else if err != nil {
 			return err
 		}

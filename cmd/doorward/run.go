@@ -101,7 +101,7 @@ func (n *entrance) run(ctx context.Context, argv []string, wait bool) error {
 	select {
 	case <-h.opened:
 	case <-h.ended:
-		return failed(ctx, h.err)
+		return failed(ctx, n.shown(h.err))
 	}
 	if wait {
 		if err := n.accepts(ctx, h.first); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/doorward/doorward/internal/client"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/legible"
 	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/profile"
 	"github.com/doorward/doorward/internal/seal"
@@ -74,7 +76,7 @@ func loadPassage(e *env, name, door string) (*passage, error) {
 	}
 	p, err := in.Load(name)
 	if errors.Is(err, profile.ErrNone) {
-		return nil, withHint(err, "%s", orProfiles(in))
+		return nil, withHint(err, "%s", orProfiles(e, in))
 	}
 	if err != nil {
 		return nil, err
@@ -91,7 +93,10 @@ func loadPassage(e *env, name, door string) (*passage, error) {
 }
 
 // orProfiles says which profiles there are, or how to get one.
-func orProfiles(in profile.Directory) string {
+func orProfiles(e *env, in profile.Directory) string {
+	if user := e.getenv("SUDO_USER"); user != "" {
+		return fmt.Sprintf("without sudo: this looks among root's profiles, not among %s's", legible.Text(user))
+	}
 	names, err := in.Names()
 	if err != nil || len(names) == 0 {
 		return "doorward accept makes one of an invite, which the gateway's operator gives you"
@@ -114,6 +119,9 @@ func (p *passage) unlock(ctx context.Context) error {
 	if errors.Is(err, signer.ErrNotSingle) {
 		return withHint(err, "have the profile name another key, or take one_way out of it (doorward profiles show %s)", p.profile.Name)
 	}
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, signer.ErrNoAgent) {
+		return withHint(err, "profile %s names it, for which there may be another key now: doorward profiles show %[1]s says where to write that", p.profile.Name)
+	}
 	if err != nil {
 		return keyError(err)
 	}
@@ -127,7 +135,7 @@ func keyError(err error) error {
 	case errors.Is(err, signer.ErrNoAgent):
 		return withHint(err, "start it with: eval \"$(ssh-agent)\" && ssh-add; or have the profile name a file of your key (doorward profiles show)")
 	case errors.Is(err, signer.ErrNotThere):
-		return withHint(err, "ssh-add -l lists what it has, ssh-add FILE adds a key")
+		return withHint(err, "ssh-add -l lists what it has, ssh-add FILE adds a key; ssh-add -X unlocks one that is locked, and seems to have none")
 	}
 	return err
 }
@@ -174,7 +182,18 @@ func (p *passage) knock() client.Knock {
 func (p *passage) visit(ctx context.Context) (client.Result, error) {
 	r, err := p.e.knocker().Knock(ctx, p.knock())
 	p.learn(r)
-	return r, err
+	return r, p.shown(err)
+}
+
+// shown adds to a gateway's refusal what it was shown.
+func (p *passage) shown(err error) error {
+	if refused, ok := errors.AsType[*client.RefusedError](err); ok {
+		refused.Door = p.request.Door
+		if _, isKey := p.signer.Fingerprint(); isKey {
+			refused.Shown = p.signer.String()
+		}
+	}
+	return err
 }
 
 // learn keeps in the profile what a knock has learnt of the gateway. Where it cannot be

@@ -169,6 +169,10 @@ type RefusedError struct {
 	Until  time.Time           // when what the reason says changes; zero: that is not known
 	// Repeated says that the answer to the same knock was lost before.
 	Repeated bool
+
+	// Shown is the key that was shown, and Door what was asked for, for people. Their owner
+	// sets them; "" is told to nobody.
+	Shown, Door string
 }
 
 func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
@@ -217,9 +221,31 @@ func (e *RefusedError) Error() string {
 
 // Hint says what would help, where the reason does not.
 func (e *RefusedError) Hint() string {
-	if e.Reason != seal.NotAccepted {
+	switch _, other := refusals[e.Reason]; {
+	case e.Reason == seal.NoDoor && e.Door != "":
+		return fmt.Sprintf("it was asked for %q", e.Door)
+	case e.Reason == seal.NotAccepted:
+		return e.unknown() + e.seen("; ")
+	case other:
 		return ""
 	}
+	return e.seen("")
+}
+
+// seen says which key the gateway was shown, and where it has seen the visitor: either may be
+// another than they think.
+func (e *RefusedError) seen(after string) string {
+	switch {
+	case e.Shown == "":
+		return ""
+	case !e.Source.IsValid() || e.Source.IsUnspecified():
+		return after + "the gateway was shown " + e.Shown
+	}
+	return fmt.Sprintf("%sthe gateway was shown %s, and sees you at %s", after, e.Shown, e.Source)
+}
+
+// unknown says what would help where a credential is not accepted.
+func (e *RefusedError) unknown() string {
 	switch e.Kind {
 	case seal.Code:
 		return "is it of this gateway's sheet, and was it not crossed out?"
