@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"crypto/hpke"
 	"crypto/rand"
 	"encoding/binary"
 	"net/netip"
@@ -23,11 +24,10 @@ type Gateway struct {
 	pool  sync.Pool   // *scratch
 }
 
-// door is the envelopes of one profile secret, and what opens hellos and single packets, in
-// the order of the identities.
+// door is the envelopes of one profile secret, and HPKE's infos with each identity.
 type door struct {
 	in, out       *envelope
-	hello, single map[Suite][]*recipient
+	hello, single [][]byte
 }
 
 // NewGateway returns the side of a gateway that has the identities and profile secrets,
@@ -37,13 +37,10 @@ func NewGateway(identities []*Identity, profiles []Profile, single bool, from *G
 	g := &Gateway{identities: identities, single: single, began: now, keys: new(atomic.Pointer[epoch]), turn: new(sync.Mutex)}
 	g.pool.New = func() any { return new(scratch) }
 	for _, p := range profiles {
-		d := door{in: newEnvelope(p, toGateway), out: newEnvelope(p, toVisitor),
-			hello: make(map[Suite][]*recipient), single: make(map[Suite][]*recipient)}
+		d := door{in: newEnvelope(p, toGateway), out: newEnvelope(p, toVisitor)}
 		for _, id := range identities {
-			for s, key := range id.keys {
-				d.hello[s] = append(d.hello[s], newRecipient(key, hpkeInfo("hello", p, id.fingerprint)))
-				d.single[s] = append(d.single[s], newRecipient(key, hpkeInfo("single", p, id.fingerprint)))
-			}
+			d.hello = append(d.hello, hpkeInfo("hello", p, id.fingerprint))
+			d.single = append(d.single, hpkeInfo("single", p, id.fingerprint))
 		}
 		g.profiles = append(g.profiles, d)
 	}
@@ -204,12 +201,16 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	// As encOf, but with the cookie within the point.
 	enc := slices.Concat(b[keySize+cookieSize:n+cookieSize], b[:saltSize], b[saltSize+cookieSize:keySize+cookieSize])
 	sealed := b[n+cookieSize:]
-	id, visitors, export := g.openHPKE(p.hello[s], k, enc, sealed)
+	id, r, visitors := g.openHPKE(p.hello, s, k, enc, sealed)
 	if id == nil || len(visitors) != keySize {
 		return nil
 	}
 	e := g.keys.Load()
 	shared, err := ecdhShared(e.ephemeral, visitors)
+	if err != nil {
+		return nil
+	}
+	export, err := r.Export(exported, 32)
 	if err != nil {
 		return nil
 	}
@@ -221,12 +222,16 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	return p.out.datagram(challenge, text, sizes[challenge][0])
 }
 
-// openHPKE opens what was sealed to one of the identities, and says to which, nil for none,
-// and what they have agreed on beside.
-func (g *Gateway) openHPKE(by []*recipient, k kind, enc, sealed []byte) (id *Identity, text, export []byte) {
-	for i, r := range by {
-		if text, exporter := r.open(k, enc, sealed); text != nil {
-			return g.identities[i], text, r.export(exporter, exported)
+// openHPKE opens what was sealed to one of the identities, of which each has its info, and
+// says to which; nil for none.
+func (g *Gateway) openHPKE(infos [][]byte, s Suite, k kind, enc, sealed []byte) (*Identity, *hpke.Recipient, []byte) {
+	for i, id := range g.identities {
+		r, err := hpke.NewRecipient(enc, id.keys[s], kdf, gcm, infos[i])
+		if err != nil {
+			continue
+		}
+		if text, err := r.Open([]byte{byte(k)}, sealed); err == nil {
+			return id, r, text
 		}
 	}
 	return nil, nil, nil

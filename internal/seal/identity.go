@@ -50,24 +50,22 @@ var (
 
 // Identity is a gateway's static key, with a key pair for each suite. It does not change.
 type Identity struct {
-	keys        map[Suite]*staticKey
+	keys        map[Suite]hpke.PrivateKey
 	bundle      []byte
 	fingerprint Fingerprint
 }
 
 // NewIdentity derives the key pairs from a secret seed (RFC 9180, DeriveKeyPair).
 func NewIdentity(seed [32]byte) (*Identity, error) {
-	id := &Identity{keys: make(map[Suite]*staticKey)}
-	for _, suite := range []Suite{X25519, Hybrid} { // in the order of the bundle
-		key, err := kems[suite].DeriveKeyPair(seed[:])
-		if err == nil {
-			id.keys[suite], err = newStaticKey(suite, key)
-		}
+	id := &Identity{keys: make(map[Suite]hpke.PrivateKey)}
+	for suite, kem := range kems {
+		key, err := kem.DeriveKeyPair(seed[:])
 		if err != nil {
 			return nil, fmt.Errorf("derive the gateway's key of %s: %w", suite, err)
 		}
-		id.bundle = append(id.bundle, key.PublicKey().Bytes()...)
+		id.keys[suite] = key
 	}
+	id.bundle = append(id.keys[X25519].PublicKey().Bytes(), id.keys[Hybrid].PublicKey().Bytes()...)
 	id.fingerprint = sha256.Sum256(id.bundle)
 	return id, nil
 }

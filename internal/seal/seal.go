@@ -46,6 +46,7 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
@@ -134,6 +135,20 @@ func newEnvelope(p Profile, direction string) *envelope {
 // purpose or version is ever taken for it.
 const label = "doorward sealed v1 "
 
+// derive is HKDF-SHA256 (RFC 5869) for a purpose. Its info is the purpose and context,
+// which is of fixed length for each purpose.
+func derive(secret, salt []byte, purpose string, n int, context ...[]byte) []byte {
+	info := label + purpose
+	for _, c := range context {
+		info += string(c)
+	}
+	key, err := hkdf.Key(sha256.New, secret, salt, info, n)
+	if err != nil {
+		panic("seal: internal error: " + err.Error()) // only for an n above 8160
+	}
+	return key
+}
+
 // digest is SHA-256 for a purpose, of parts whose lengths are fixed or stated within.
 func digest(purpose string, parts ...[]byte) (sum [32]byte) {
 	h := sha256.New()
@@ -213,7 +228,7 @@ func (e *envelope) xor(dst, src, salt []byte, scratch *[2 * aes.BlockSize]byte) 
 func (e *envelope) open(d []byte) (kind, []byte) {
 	body := make([]byte, len(d)-tagSize)
 	copy(body, d[tagSize:])
-	cipher.NewCTR(e.mask, d[tagSize:typeAt]).XORKeyStream(body[saltSize:], body[saltSize:]) // as xor, but many blocks at a time
+	e.xor(body[saltSize:], body[saltSize:], d[tagSize:typeAt], new([2 * aes.BlockSize]byte))
 	k := kind(body[saltSize])
 	copy(body[saltSize:], body[saltSize+1:])
 	return k, body[:len(body)-1]

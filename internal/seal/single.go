@@ -104,7 +104,7 @@ func (g *Gateway) singlePacket(p *door, k kind, body []byte, from netip.Addr) *K
 		return nil
 	}
 	enc := encOf(b[:n])
-	id, text, _ := g.openHPKE(p.single[s], k, enc, b[n:])
+	id, _, text := g.openHPKE(p.single, s, k, enc, b[n:])
 	if id == nil || len(text) != singleText+proofSize {
 		return nil
 	}

@@ -233,7 +233,7 @@ func TestVectors(t *testing.T) {
 	same(t, "info of single packets", w.InfoSingle, hpkeInfo("single", peer.Profile, peer.Fingerprint))
 	for _, h := range v.Handshakes {
 		t.Run(h.Name, func(t *testing.T) {
-			h.testHello(t, g, peer, w.Seed)
+			h.testHello(t, g, peer)
 			h.testChallenge(t, peer)
 			h.testRequest(t, g, peer)
 			h.testAnswers(t, peer)
@@ -265,7 +265,7 @@ func body(t *testing.T, p Profile, direction string, k kind, d []byte) []byte {
 	return b
 }
 
-func (h *handshakeVector) testHello(t *testing.T, g *Gateway, peer Peer, seed []byte) {
+func (h *handshakeVector) testHello(t *testing.T, g *Gateway, peer Peer) {
 	k := map[string]kind{Hybrid.String(): helloHybrid, X25519.String(): helloX25519}[h.Suite]
 	wire := onWire(h.Enc)
 	b := body(t, peer.Profile, toGateway, k, h.Hello)
@@ -276,11 +276,7 @@ func (h *handshakeVector) testHello(t *testing.T, g *Gateway, peer Peer, seed []
 		t.Fatal(err)
 	}
 	same(t, "F", h.Public, f.PublicKey().Bytes())
-	key, err := kems[suites[h.Suite]].DeriveKeyPair(seed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := hpke.NewRecipient(h.Enc, key, kdf, gcm, hpkeInfo("hello", peer.Profile, peer.Fingerprint))
+	r, err := hpke.NewRecipient(h.Enc, g.identities[0].keys[suites[h.Suite]], kdf, gcm, hpkeInfo("hello", peer.Profile, peer.Fingerprint))
 	if err != nil {
 		t.Fatal(err)
 	}
