@@ -54,7 +54,14 @@ func TestARecordingOutlivesTheTheftOfTheKey(t *testing.T) {
 				}
 				return shared
 			}
-			static := stolen.keys[X25519].point
+			secret, err := stolen.keys[X25519].Bytes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			static, err := ecdh.X25519().NewPrivateKey(secret)
+			if err != nil {
+				t.Fatal(err)
+			}
 			other, err := ecdh.X25519().GenerateKey(rand.Reader)
 			if err != nil {
 				t.Fatal(err)
