@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +15,13 @@ import (
 )
 
 const (
-	// attempt is how long one SYN is given: on this link an answer takes a
-	// tenth of it. So an opening is seen at most that much too late, the same
-	// for all.
+	// interval is between two SYNs. So an opening is seen at most that much too
+	// late, and what it takes to send one, the same for all.
+	interval = 25 * time.Microsecond
+	// atOnce is how many SYNs can still be answered: on this link an answer
+	// takes 10 µs, and much longer where a core is busy.
+	atOnce = 64
+	// attempt is how long a single SYN is given.
 	attempt = 100 * time.Microsecond
 	// openWithin is when an opening is given up.
 	openWithin = 3 * time.Second
@@ -68,12 +73,19 @@ func (b *bench) open(g gate) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	c := caller{from: from, to: to}
+	defer c.close()
+	for range atOnce {
+		if err := c.prepare(); err != nil {
+			return 0, err
+		}
+	}
 	begun := time.Now()
 	if err := last(); err != nil {
 		return 0, err
 	}
 	for time.Since(begun) < openWithin {
-		ok, err := connects(from, to)
+		ok, err := c.call()
 		if err != nil {
 			return 0, err
 		}
@@ -87,32 +99,96 @@ func (b *bench) open(g gate) (time.Duration, error) {
 // connects sends one SYN from a fresh socket and says whether the connection
 // was made within an attempt's time.
 func connects(from, to [4]byte) (bool, error) {
+	c := caller{from: from, to: to}
+	defer c.close()
+	if err := c.send(); err != nil {
+		return false, err
+	}
+	return c.answered(attempt)
+}
+
+// caller sends one SYN after the other, each from a socket of its own.
+type caller struct {
+	from, to [4]byte
+	ready    []int         // sockets
+	called   []unix.PollFd // those that have sent a SYN
+}
+
+// prepare makes a socket, which takes longer than to send from it.
+func (c *caller) prepare() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return err
+	}
+	c.ready = append(c.ready, fd)
+	return unix.Bind(fd, &unix.SockaddrInet4{Addr: c.from})
+}
+
+// call sends a SYN, and says whether one was answered before the next is due.
+func (c *caller) call() (bool, error) {
+	if err := c.send(); err != nil {
 		return false, err
 	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: from}); err != nil {
-		return false, err
+	return c.answered(interval)
+}
+
+// send sends a SYN. The oldest of too many is given up for it.
+func (c *caller) send() error {
+	if len(c.called) >= atOnce {
+		unix.Close(int(c.called[0].Fd))
+		c.called = c.called[1:]
 	}
-	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to, Port: port})
-	if !errors.Is(err, unix.EINPROGRESS) {
-		return err == nil, err
+	if len(c.ready) == 0 {
+		if err := c.prepare(); err != nil {
+			return err
+		}
 	}
-	wait := unix.NsecToTimespec(attempt.Nanoseconds())
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	n, err := unix.Ppoll(fds, &wait, nil)
-	if errors.Is(err, unix.EINTR) || n == 0 {
-		return false, nil
+	fd := c.ready[0]
+	c.ready = c.ready[1:]
+	c.called = append(c.called, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT})
+	err := unix.Connect(fd, &unix.SockaddrInet4{Addr: c.to, Port: port})
+	if errors.Is(err, unix.EINPROGRESS) {
+		err = nil
 	}
-	if err != nil {
-		return false, err
+	return err
+}
+
+// answered waits so long for a connection to be made. It does not sleep: to wake up takes
+// a virtual machine's idle core longer than the interval.
+func (c *caller) answered(within time.Duration) (bool, error) {
+	for begun := time.Now(); ; {
+		n, err := unix.Poll(c.called, 0)
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return false, err
+		case n > 0:
+			return c.made()
+		case time.Since(begun) >= within:
+			return false, nil
+		}
 	}
-	refused, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && refused != 0 {
-		err = unix.Errno(refused)
+}
+
+// made says whether what has ended the calling of one is that the connection was made.
+func (c *caller) made() (bool, error) {
+	for _, f := range c.called {
+		if f.Revents == 0 {
+			continue
+		}
+		if refused, err := unix.GetsockoptInt(int(f.Fd), unix.SOL_SOCKET, unix.SO_ERROR); err != nil || refused != 0 {
+			return false, cmp.Or(err, error(unix.Errno(refused)))
+		}
 	}
-	return err == nil, err
+	return true, nil
+}
+
+func (c *caller) close() {
+	for _, f := range c.called {
+		unix.Close(int(f.Fd))
+	}
+	for _, fd := range c.ready {
+		unix.Close(fd)
+	}
 }
 
 // quantile is the p-quantile of times, 0 ≤ p ≤ 1, by the nearest rank.
