@@ -28,7 +28,7 @@ var elsewhere = map[string]string{
 	"internal/datagrams":  "^Test(AFlood|WhoIs|Answers|Set$)",
 	"internal/listen":     "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Closing)",
 	"internal/audit":      ".",
-	"internal/store":      "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut|ATrailThat|ALogThat|TheChain|ReadersSee)",
+	"internal/store":      "^Test(RefusalsPushOut|VisitsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut|ATrailThat|ALogThat|TheChain|ReadersSee)",
 	"internal/presence":   "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":     ".",
 	"internal/files":      ".",
