@@ -117,16 +117,20 @@ func TestStay(t *testing.T) {
 	}
 	d := At(dir, "gate")
 	first, second := d.Stay(t.Context()), d.Stay(t.Context())
-	if first.Leave() || first.Leave() {
-		t.Error("the first to leave is the last")
+	for range 2 { // it is asked again
+		if first.Leave() {
+			t.Error("the first to leave is the last")
+		}
 	}
 	first.End()
 	third := d.Stay(t.Context())
 	if second.Leave() {
 		t.Error("the second to leave is the last")
 	}
-	if !third.Leave() || !third.Leave() {
-		t.Error("the last to leave is not the last")
+	for range 2 {
+		if !third.Leave() {
+			t.Error("the last to leave is not the last")
+		}
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 3*poll)
 	defer cancel()
