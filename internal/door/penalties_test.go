@@ -290,9 +290,9 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 			k.times++
 			length := base
 			for range k.times - 1 {
-				length *= 2
+				length = min(2*length, 24*time.Hour)
 			}
-			k.until = now.Add(min(length, 24*time.Hour))
+			k.until = now.Add(length)
 			known[p] = k
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
