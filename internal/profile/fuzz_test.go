@@ -1,11 +1,14 @@
 package profile
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // FuzzInvite: whatever line somebody hands over, it is read without a panic. What is read is
@@ -34,6 +37,35 @@ func FuzzInvite(f *testing.F) {
 			t.Errorf("%q is read as %+v", text, v)
 		}
 		for _, word := range append([]string{v.Name, v.Door}, v.Hosts...) {
+			if strings.ContainsAny(word, " \t\r\n\x00\x1b'\"`$;,|&<>\\*?") || strings.HasPrefix(word, "-") {
+				t.Errorf("%q names %q", text, word)
+			}
+		}
+	})
+}
+
+// FuzzProfile: whatever a profile's file has, it is read without a panic. What is read is
+// written and read again the same, and what it names is one word each.
+func FuzzProfile(f *testing.F) {
+	p := sample(f)
+	p.Gateway.Bundle = p.Gateway.Bundle[:3] // a long one takes long to fuzz
+	f.Add(p.text())
+	p.Key, p.OneWay, p.Ports = Key{Agent: "SHA256:x", Certificate: "/c \"q\" \\"}, true, map[string][]string{"": {"22/tcp"}, "web": {"8000-8010/udp"}}
+	f.Add(p.text())
+	f.Add([]byte("hosts = [\"fe80::1%a b\", \"-oProxyCommand=x\"]\nport = 0\n[key]\nfile = \"\\u001b\"\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := parse(text)
+		if err != nil {
+			return
+		}
+		if again, err := parse(p.text()); err != nil || !cmp.Equal(p, again, cmpopts.EquateEmpty()) {
+			t.Errorf("%q is read as %+v, which is written and read as %+v, %v", text, p, again, err)
+		}
+		if p.Port == 0 || len(p.Hosts) == 0 || len(p.Hosts) > mostHosts || len(p.Carriers) == 0 {
+			t.Errorf("%q is read as %+v", text, p)
+		}
+		words := slices.Concat(p.Hosts, p.Doors, slices.Collect(maps.Keys(p.Ports)))
+		for _, word := range words {
 			if strings.ContainsAny(word, " \t\r\n\x00\x1b'\"`$;,|&<>\\*?") || strings.HasPrefix(word, "-") {
 				t.Errorf("%q names %q", text, word)
 			}

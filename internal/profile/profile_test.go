@@ -81,7 +81,7 @@ func TestBadInvites(t *testing.T) {
 	}
 }
 
-func sample(t *testing.T) Profile {
+func sample(t testing.TB) Profile {
 	t.Helper()
 	id, err := seal.NewIdentity([32]byte{1})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 var gate = Host{Names: []string{"gate", "gate.example.org"}, HostName: "gate.example.org", Port: 2222, User: "alice",
@@ -79,29 +78,27 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// Whatever a file says, a section that comes and goes leaves it as it was, and one that
-// comes twice is there once.
-func TestComesAndGoes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		line := rapid.SampledFrom([]string{"", "Host a", "  Port 1", "# doorward: other begins", "# doorward: other ends", "Match all"})
-		end := rapid.SampledFrom([]string{"\n", "\r\n"})
-		var b strings.Builder
-		for range rapid.IntRange(0, 8).Draw(t, "lines") {
-			b.WriteString(line.Draw(t, "line") + end.Draw(t, "end"))
+// FuzzSections: whatever a file says, a section that comes and goes leaves it as it was, one
+// that comes twice is there once, and what is outside of it stays; or the file is refused.
+func FuzzSections(f *testing.F) {
+	for _, text := range []string{"", "Host a", "Host a\n  Port 1\n", "\r\nMatch all\r\n", "# doorward: other begins\n\n# doorward: other ends\n",
+		gateText, "Host x\n" + gateText + "\nHost y\n", gateText + gateText, "# doorward: gate ends\n", " # doorward: gate begins \n"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		without, err := Remove(text, "gate")
+		once, also := Install(text, "gate", gate.Text())
+		if (err == nil) != (also == nil) {
+			t.Fatalf("%q: removed: %v, installed: %v", text, err, also)
 		}
-		b.WriteString(line.Draw(t, "last line"))
-		text := b.String()
-		once, err := Install(text, "gate", gate.Text())
 		if err != nil {
-			t.Fatal(err)
+			return
 		}
-		twice, err := Install(once, "gate", gate.Text())
-		if err != nil || twice != once {
+		if twice, err := Install(once, "gate", gate.Text()); err != nil || twice != once {
 			t.Errorf("twice: %v\n%q\nonce:\n%q", err, twice, once)
 		}
-		gone, err := Remove(once, "gate")
-		if err != nil || gone != text {
-			t.Errorf("gone: %v\n%q\nwas:\n%q", err, gone, text)
+		if gone, err := Remove(once, "gate"); err != nil || gone != without {
+			t.Errorf("gone: %v\n%q\nwas, without it:\n%q", err, gone, without)
 		}
 	})
 }
