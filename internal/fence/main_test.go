@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -52,8 +53,18 @@ func (f *Fence) allGrants() ([]Grant, error) {
 		grants = grants[:0]
 		once, err := f.list(nil, func(g Grant) { grants = append(grants, g) })
 		if once || err != nil {
-			return grants, err
+			return distinct(grants), err
 		}
 	}
-	return grants, nil
+	return distinct(grants), nil
+}
+
+// distinct is each grant once: one may come twice while the kernel's table grows.
+func distinct(grants []Grant) []Grant {
+	seen := map[[2]string]bool{}
+	return slices.DeleteFunc(grants, func(g Grant) bool {
+		key := [2]string{g.Door, g.Source.String()}
+		defer func() { seen[key] = true }()
+		return seen[key]
+	})
 }

@@ -410,7 +410,7 @@ func TestVeryManyGrantsOfOneParty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		c := openClub(t, m, clubDoors)
-		const many = 5000
+		const many = mostOfOne
 		a := netip.MustParseAddr("198.18.0.0")
 		var all []knock.Heard
 		for range many {
