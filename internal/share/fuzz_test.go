@@ -41,7 +41,10 @@ func FuzzEdit(f *testing.F) {
 		}
 		d := c.Doors[int(door)%len(c.Doors)]
 		i := int(knock) % len(d.Knocks)
-		k := d.Knocks[i].Rule.(touch.Rule)
+		k, touches := d.Knocks[i].Rule.(touch.Rule)
+		if !touches {
+			return
+		}
 		fresh := make([]uint16, len(k.Listen))
 		for n := range fresh {
 			fresh[n] = max(1, from+uint16(n))
