@@ -28,7 +28,8 @@ A lock is for as long as it takes to find out: the key opens nothing, what it ha
 opened is closed, and a right knock with it is an alarm in the audit trail and the
 metrics. Revoked is for good. Both count whatever the files say, and end the grants of
 that key alone: whoever else came from the same address stays in. --now ends the live
-connections, too, which only that key let in.
+connections, too, which only that key let in. What has let in a connection that is
+older than the daemon is not known: ss -K (ss(8)) ends those.
 
 A KEY is a fingerprint (SHA256:...), the ID of a machine's secret (secret:...), or a
 name that only one has; write a name with blanks in quotes. Who knocks with a

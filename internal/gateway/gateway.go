@@ -218,7 +218,6 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	}
 	defer g.listeners.close()
 	g.urgent() // only now, so that what begin has started does not inherit it
-	g.refreshSessions(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepInterval)

@@ -413,6 +413,7 @@ func TestReload(t *testing.T) {
 		if got, want := r.order(apply), path+" is in use: 2 doors"; got != want {
 			t.Errorf("two doors: %q, want %q", got, want)
 		}
+		synctest.Wait() // until it listens
 		if len(m.doors) != 2 || len(r.status().Grants) != 1 || len(m.listening) != 6 {
 			t.Errorf("the fence has %v, the grants are %v, it listens on %v", m.doors, r.status().Grants, m.listening)
 		}
@@ -421,6 +422,7 @@ func TestReload(t *testing.T) {
 			path+" is in use: 1 door; door ssh is no longer guarded, its service ssh.service keeps running"; got != want {
 			t.Errorf("one door less: %q, want %q", got, want)
 		}
+		synctest.Wait() // until it listens
 		if _, ok := m.disk["ssh"]; ok || !m.running["ssh.service"] || len(m.grants) != 0 {
 			t.Errorf("disk %v, running %v, grants %v", m.disk, m.running, m.grants)
 		}

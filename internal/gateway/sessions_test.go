@@ -107,6 +107,29 @@ func TestWhoIsInIsTold(t *testing.T) {
 	})
 }
 
+// Who comes by the first knock of all is met as somebody new: those who are in already are
+// looked at before knocks are heard, or a visitor could be taken for one of them.
+func TestWhoIsInIsKnownBeforeKnocksAreHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		looks := 0
+		runWith(t, m, configPath(t), sshDoor, func(w *World) {
+			look := w.Connections
+			w.Connections = func(ports [][]port.Range) ([][]presence.Connection, error) {
+				m.do(func() {
+					if looks++; looks == 1 && len(m.listening) > 0 {
+						t.Errorf("knocks are heard at %v before anybody has looked who is in", m.listening)
+					}
+				})
+				return look(ports)
+			}
+		})
+		if looks == 0 {
+			t.Error("nobody has looked who is in")
+		}
+	})
+}
+
 // If nobody looks while a door is dark, it is not known since when those are in who need
 // not knock; for those who knocked it is.
 func TestSinceWhenIsNotGuessed(t *testing.T) {
