@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -253,6 +254,127 @@ func TestPages(t *testing.T) {
 			t.Fatalf("reading from the oldest and from the newest record differ (-want +got):\n%s", d)
 		}
 	})
+}
+
+// Whichever lines of the trail are damaged, also the only one of a segment or its first,
+// the others are read, in order, whole and in pages.
+func TestDamagedLines(t *testing.T) {
+	race.Skip(t)
+	type place struct {
+		file string
+		at   int64
+	}
+	write := func(t *testing.T, damaged ...place) *Store {
+		dir, remove := quickDir(t)
+		t.Cleanup(remove)
+		s := mustOpen(t, dir, AuditLimit{})
+		first := mixed(4)
+		first.Records[3].Visit = true
+		mustCommit(t, s, first)
+		mustCommit(t, s, mixed(4))
+		mustClose(t, s)
+		for _, p := range damaged {
+			f, err := os.OpenFile(filepath.Join(dir, p.file), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt([]byte{0}, p.at); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = mustOpen(t, dir, AuditLimit{})
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	var places []place
+	for _, seg := range write(t).trail.all {
+		b := make([]byte, seg.size)
+		if _, err := seg.f.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		at := 0
+		for line := range bytes.Lines(b) {
+			for _, in := range []int{0, len(`{"id":`), len(`{"id":1,"`)} {
+				places = append(places, place{filepath.Base(seg.f.(osFile).Name()), int64(at + in)})
+			}
+			at += len(line)
+		}
+	}
+	readable := func(s *Store, q Query) (ids []uint64, through uint64) {
+		p, err := s.Records(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range p.Records {
+			if !strings.HasPrefix(r.Reason, "this record cannot be read") {
+				ids = append(ids, r.ID)
+			}
+		}
+		return ids, p.Through
+	}
+	for i, a := range places {
+		for _, b := range places[i:] {
+			s := write(t, a, b)
+			newest, _ := readable(s, Query{Limit: 100})
+			if len(newest) < 6 || !slices.IsSorted(newest) {
+				t.Errorf("%v and %v damaged: of 8 records are read, from the newest on, %d", a, b, newest)
+			}
+			oldest, end := readable(s, Query{Oldest: true, Limit: 100})
+			if !slices.Equal(oldest, newest) {
+				t.Errorf("%v and %v damaged: from the newest on are read %d, from the oldest on %d", a, b, newest, oldest)
+			}
+			var paged []uint64
+			for q := (Query{Oldest: true, Limit: 1}); q.After < end; {
+				page, through := readable(s, q)
+				paged, q.After = append(paged, page...), through
+			}
+			if !slices.Equal(paged, newest) {
+				t.Errorf("%v and %v damaged: read are %d, in pages %d", a, b, newest, paged)
+			}
+		}
+	}
+}
+
+// A record that follows what a crash has left of a line is read, whole and in pages.
+func TestAfterAnUnfinishedLine(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{})
+	mustCommit(t, s, mixed(1))
+	mustClose(t, s)
+	f, err := os.OpenFile(filepath.Join(dir, trailName(0)), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"id"`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, dir, AuditLimit{})
+	defer s.Close()
+	mustCommit(t, s, mixed(1))
+	for _, limit := range []int{1, 100} {
+		var got []uint64
+		for q := (Query{Oldest: true, Limit: limit}); q.After < 2; {
+			p, err := s.Records(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range p.Records {
+				if r.Event != audit.EventError {
+					got = append(got, r.ID)
+				}
+			}
+			q.After = p.Through
+		}
+		if want := []uint64{1, 2}; !slices.Equal(got, want) {
+			t.Errorf("in pages of %d are read %d, want %d", limit, got, want)
+		}
+	}
 }
 
 // The cost of following the trail, for each record, does not grow with the trail, and

@@ -68,6 +68,9 @@ func (t *trail) backwards(class audit.Class) *backwards {
 
 // fill puts the next line into text, if there is one.
 func (r *backwards) fill() error {
+	if r.text != nil {
+		return nil // its ID may be a guess, which is made once
+	}
 	for r.text == nil && len(r.of) > 0 {
 		if len(r.b) > 0 {
 			from := bytes.LastIndexByte(r.b[:len(r.b)-1], '\n') + 1
@@ -153,8 +156,13 @@ func (r *forwards) open() {
 	}
 }
 
-// done lets go of text.
-func (r *forwards) done() { r.after, r.text = r.id, nil }
+// done lets go of text. The ID of a line that cannot be read is a guess, and the line
+// whose own it is may be next.
+func (r *forwards) done() {
+	if r.text = nil; !r.bad {
+		r.after = r.id
+	}
+}
 
 // fill puts the next line into text, if there is one.
 func (r *forwards) fill() error {

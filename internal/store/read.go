@@ -92,7 +92,7 @@ func (s *Store) search(q Query) (p Page, err error) {
 	return p, err
 }
 
-// wants says whether the query selects records of a class.
+// wants says whether the query can select records of a class.
 func (q Query) wants(class audit.Class) bool {
 	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return (e == audit.EventRefused) == (class == audit.Refused) })
 }
@@ -139,7 +139,7 @@ func (t *trail) highest() uint64 {
 func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (through uint64, err error) {
 	t.mu.Lock()
 	var all []*backwards
-	for _, class := range audit.Classes() {
+	for _, class := range readClasses() {
 		all = append(all, t.backwards(class))
 	}
 	through = max(after, t.whole)
@@ -168,7 +168,7 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 	t.mu.Lock()
 	whole := t.whole
 	var all []*forwards
-	for _, class := range audit.Classes() {
+	for _, class := range readClasses() {
 		if q.wants(class) {
 			r := &forwards{t: t, class: class, after: q.After, whole: whole}
 			r.open()
@@ -201,8 +201,9 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 		if !f(next.id, next.text) {
 			return next.id, gone, nil
 		}
-		next.done()
-		done = next.id
+		if next.done(); !next.bad {
+			done = next.id
+		}
 	}
 }
 

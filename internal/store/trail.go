@@ -22,6 +22,13 @@ const segments = 8
 // others leave room, but refusals have no more.
 var rooms = [...]int{audit.Decided: segments / 4, audit.Refused: segments / 2, audit.Visits: segments / 4}
 
+// unknown is the class of a segment of which no record can be read. It is not filled, and
+// its space is the first to be used again.
+const unknown audit.Class = 0xff
+
+// readClasses are those that readers walk.
+func readClasses() []audit.Class { return append(audit.Classes(), unknown) }
+
 // syncTrailAt is how many bytes of the trail may be on their way to the disk: these are
 // copied again after a crash.
 const syncTrailAt = 1 << 20
@@ -50,7 +57,7 @@ type trail struct {
 type segment struct {
 	f      file
 	class  audit.Class
-	first  uint64 // ID of its first record; 0 if that cannot be read
+	first  uint64 // the first ID in it; 0 if none can be read
 	before uint64 // ID of the one that this follows in its chain, 0 for none
 	last   uint64
 	size   int64 // 0: free
@@ -76,7 +83,7 @@ func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
 		}
 		t.all = append(t.all, s)
 	}
-	for _, class := range audit.Classes() {
+	for _, class := range readClasses() {
 		if s := t.filling(class); s != nil {
 			if err := s.resume(again); err != nil {
 				return nil, err
@@ -94,15 +101,19 @@ func (s *segment) look() (err error) {
 	if s.size, err = s.f.Size(); err != nil {
 		return err
 	}
+	s.class = unknown
 	for _, n := range []int64{min(s.size, 1<<16), s.size} {
 		b := make([]byte, n)
 		if _, err := s.f.ReadAt(b, 0); err != nil && err != io.EOF {
 			return err
 		}
 		for text := range bytes.Lines(b) {
+			id := lineID(text)
+			s.first = cmp.Or(s.first, id) // though the rest of the line may be damaged
+			s.last = s.first
 			var r audit.Record
-			if id := lineID(text); id > 0 && json.Unmarshal(text, &r) == nil {
-				s.first, s.last, s.class, s.before = id, id, r.Class(), before(r)
+			if id > 0 && json.Unmarshal(text, &r) == nil {
+				s.class, s.before = r.Class(), before(r)
 				return nil
 			}
 		}
@@ -264,8 +275,9 @@ func (t *trail) write(s *segment, lines []byte) error {
 }
 
 // next begins a segment for a class: a free one, or the oldest of its own. A class that has
-// less than its room takes the oldest of the one that has the most beyond its own if none is
-// free: there is one, since the rooms are all segments together.
+// less than its room takes one of which nothing can be read if none is free, and else the
+// oldest of the class that has the most beyond its own: there is one, since the rooms are all
+// segments together.
 func (t *trail) next(full *segment, class audit.Class) (*segment, error) {
 	if full != nil {
 		if err := full.sync(); err != nil {
@@ -278,6 +290,8 @@ func (t *trail) next(full *segment, class audit.Class) (*segment, error) {
 	switch enough := len(own) >= rooms[class]; {
 	case free >= 0 && !(enough && class == audit.Refused):
 		s = t.all[free]
+	case !enough && len(t.of(unknown)) > 0:
+		s = t.of(unknown)[0]
 	case enough:
 		s = own[0]
 	default:
