@@ -200,10 +200,10 @@ func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 // changed replaces the old parts with the new. A kernel that does not show things as they
 // were written is asked what it shows.
 func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
-	exact := f.exact()
 	if len(next) == 0 {
 		return nil
 	}
+	exact := f.exact()
 	maps.Copy(f.doors, next)
 	f.publish()
 	if exact {

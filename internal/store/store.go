@@ -21,6 +21,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -173,6 +174,11 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %q: %w", s.path(), err)
 	}
+	size := 0
+	for _, l := range lines {
+		size += recordSize + len(l.text)
+	}
+	b = slices.Grow(b, size)
 	for _, l := range lines {
 		b = appendEntry(b, l.entry())
 	}
@@ -370,6 +376,7 @@ func isFull(err error) bool {
 // numbered gives records the IDs after last, chains them to the ends, and encodes them as
 // lines.
 func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audit.Record, lines []line, after audit.Ends, err error) {
+	kept, lines = make([]audit.Record, 0, len(records)), make([]line, 0, len(records))
 	for _, r := range records {
 		last++
 		r = stamped(r)
@@ -383,6 +390,10 @@ func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audi
 	}
 	return kept, lines, ends, nil
 }
+
+// recordSize is how many bytes the entry of a record has at most besides its line: what it
+// is, two lengths, and its key.
+const recordSize = 1 + 2*binary.MaxVarintLen32 + 9
 
 // entry returns the line as it is in the log: with its class in its key.
 func (l line) entry() entry {

@@ -205,8 +205,14 @@ func (t *trail) filling(class audit.Class) *segment {
 func (t *trail) append(lines []line) error {
 	for _, class := range audit.Classes() {
 		s := t.filling(class)
-		var buffer []byte
-		flush := func() error { b := buffer; buffer = nil; return t.write(s, b) }
+		size := 0
+		for _, l := range lines {
+			if l.class == class {
+				size += len(l.text)
+			}
+		}
+		buffer := make([]byte, 0, size)
+		flush := func() error { b := buffer; buffer = buffer[len(buffer):]; return t.write(s, b) }
 		from, bytes, count := uint64(0), int64(0), 0
 		if s != nil {
 			from, bytes, count = s.last, s.size, s.count
