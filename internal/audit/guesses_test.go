@@ -78,7 +78,7 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 		var all []refused
 		for range rapid.IntRange(1, 300).Draw(t, "waves") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 20*60).Draw(t, "seconds")) * time.Second)
-			if g == before && now.After(restart) {
+			if g == before && !now.Before(restart) {
 				g = NewGuesses(restart)
 			}
 			net := rapid.IntRange(0, 99).Draw(t, "network")
