@@ -266,7 +266,8 @@ func TestConnectSharesFailure(t *testing.T) {
 			t.Errorf("status %d, %q, %q, want 7, nothing, %q", code, out, errs, want)
 		}
 	})
-	<-began // of the wait for the turn: nothing is known, so that nothing else asks the clock
+	<-began // whether the door is open
+	<-began // since when it waits for its turn
 	door.Tell(turns.Known{At: later(), Failed: &turns.Failure{Code: "timeout", Message: "no answer", Hint: "wait"}})
 	turn.Release()
 	all.Wait()
