@@ -2,6 +2,7 @@ package audit
 
 import (
 	"cmp"
+	"container/heap"
 	"container/list"
 	"fmt"
 	"time"
@@ -34,7 +35,7 @@ type Who struct {
 // for concurrent use.
 type Shares struct {
 	all    map[shareOf]*share
-	quiet  list.List    // of *share with nothing to report, by their latest use
+	quiet  quiet        // shares with nothing to report
 	loud   list.List    // of *tally, oldest first
 	counts map[bool]int // of shares, by whether they are of somebody with an identity
 }
@@ -52,9 +53,31 @@ func (of *shareOf) others() bool { return of.id == "" && of.network == "" }
 // share is somebody's.
 type share struct {
 	shareOf
-	at      *list.Element     // in quiet, nil while it is loud
+	at      int               // in quiet, -1 while it is loud
 	full    time.Time         // when all of it may be used again
 	tallies map[string]*tally // by event, of what is not recorded yet
+}
+
+// quiet is a heap (container/heap) of shares, the one of which all may be used again first.
+type quiet []*share
+
+func (q quiet) Len() int           { return len(q) }
+func (q quiet) Less(i, j int) bool { return q[i].full.Before(q[j].full) }
+func (q quiet) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].at, q[j].at = i, j }
+
+// Push adds a *share.
+func (q *quiet) Push(x any) {
+	of := x.(*share)
+	of.at = len(*q)
+	*q = append(*q, of)
+}
+
+// Pop removes and returns the last *share.
+func (q *quiet) Pop() any {
+	last := len(*q) - 1
+	of := (*q)[last]
+	(*q)[last], *q, of.at = nil, (*q)[:last], -1
+	return of
 }
 
 // tally is what a sum is to say.
@@ -76,8 +99,8 @@ func (s *Shares) Add(now time.Time, who Who, r Record) []Record {
 	due := s.Due(now)
 	of := s.of(now, who.ID, r)
 	if of.take(now) {
-		if of.at != nil {
-			s.quiet.MoveToBack(of.at)
+		if of.at >= 0 {
+			heap.Fix(&s.quiet, of.at)
 		}
 		return append(due, r)
 	}
@@ -87,9 +110,8 @@ func (s *Shares) Add(now time.Time, who Who, r Record) []Record {
 		of.tallies[r.Event] = t
 		s.loud.PushBack(t)
 	}
-	if of.at != nil {
-		s.quiet.Remove(of.at)
-		of.at = nil
+	if of.at >= 0 {
+		heap.Remove(&s.quiet, of.at)
 	}
 	t.more++
 	t.latest, t.by = r, cmp.Or(who.By, r.By)
@@ -111,7 +133,7 @@ func (s *Shares) of(now time.Time, id string, r Record) *share {
 	of := s.all[key]
 	if of == nil {
 		of = &share{shareOf: key, full: now, tallies: make(map[string]*tally)}
-		of.at = s.quiet.PushBack(of)
+		heap.Push(&s.quiet, of)
 		s.all[key] = of
 		s.counts[key.id != ""]++
 	}
@@ -135,8 +157,8 @@ func (of *share) take(now time.Time) bool {
 // again.
 func (s *Shares) Due(now time.Time) []Record {
 	out := s.tell(now, now.Add(-shareInterval))
-	for e := s.quiet.Front(); e != nil && !now.Before(e.Value.(*share).full); e = s.quiet.Front() {
-		of := s.quiet.Remove(e).(*share)
+	for len(s.quiet) > 0 && !now.Before(s.quiet[0].full) {
+		of := heap.Pop(&s.quiet).(*share)
 		delete(s.all, of.shareOf)
 		s.counts[of.id != ""]--
 	}
@@ -153,7 +175,7 @@ func (s *Shares) tell(now, since time.Time) []Record {
 		t := s.loud.Remove(e).(*tally)
 		out = append(out, t.record(now))
 		if delete(t.of.tallies, t.latest.Event); len(t.of.tallies) == 0 {
-			t.of.at = s.quiet.PushBack(t.of)
+			heap.Push(&s.quiet, t.of)
 		}
 	}
 	return out

@@ -87,6 +87,27 @@ func TestAShareComesBack(t *testing.T) {
 	}
 }
 
+// Whoever has used up their share for hours keeps no other from being forgotten, and then
+// counted separately again.
+func TestAShareOfWhichAllMayBeUsedIsForgotten(t *testing.T) {
+	s := NewShares()
+	bob := Who{ID: "sealed SHA256:b"}
+	s.Add(noon, bob, visited(EventGranted, "192.0.2.8"))
+	for range shareAtOnce {
+		s.Add(noon, alice, visited(EventGranted, "192.0.2.7"))
+	}
+	s.Add(noon, bob, visited(EventRevoked, "192.0.2.8"))
+	if s.Due(noon.Add(2*shareEvery - time.Nanosecond)); len(s.all) != 2 {
+		t.Errorf("%d shares are remembered, want those of both", len(s.all))
+	}
+	if s.Due(noon.Add(2 * shareEvery)); len(s.all) != 1 || s.counts[true] != 1 {
+		t.Errorf("%d shares are remembered, want the one that is used up", len(s.all))
+	}
+	if s.Due(noon.Add(shareAtOnce * shareEvery)); len(s.all) != 0 {
+		t.Errorf("%d shares are remembered, want none", len(s.all))
+	}
+}
+
 // Whoever has no name shares with all who come from their network.
 func TestNetworksHaveShares(t *testing.T) {
 	s, alone := NewShares(), 0
