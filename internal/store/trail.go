@@ -280,24 +280,24 @@ func (t *trail) write(s *segment, lines []byte) error {
 	return nil
 }
 
-// next begins a segment for a class: a free one, or the oldest of its own. A class that has
-// less than its room takes one of which nothing can be read if none is free, and else the
-// oldest of the class that has the most beyond its own: there is one, since the rooms are all
-// segments together.
+// next begins a segment for a class: a free one, or one of which nothing can be read, or the
+// oldest of its own. If there are none of the first two, a class that has less than its room
+// takes the oldest of the one that has the most beyond its own: there is one, since the rooms
+// are all segments together.
 func (t *trail) next(full *segment, class audit.Class) (*segment, error) {
 	if full != nil {
 		if err := full.sync(); err != nil {
 			return nil, err
 		}
 	}
-	own := t.of(class)
-	free := slices.IndexFunc(t.all, func(s *segment) bool { return s.size == 0 })
+	own, spare := t.of(class), t.of(unknown)
+	if free := slices.IndexFunc(t.all, func(s *segment) bool { return s.size == 0 }); free >= 0 {
+		spare = t.all[free : free+1]
+	}
 	var s *segment
 	switch enough := len(own) >= rooms[class]; {
-	case free >= 0 && !(enough && class == audit.Refused):
-		s = t.all[free]
-	case !enough && len(t.of(unknown)) > 0:
-		s = t.of(unknown)[0]
+	case len(spare) > 0 && !(enough && class == audit.Refused):
+		s = spare[0]
 	case enough:
 		s = own[0]
 	default:

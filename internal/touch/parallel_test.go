@@ -126,6 +126,25 @@ func TestLeftoversOfAKnockBesideARightOneCostNothing(t *testing.T) {
 	}
 }
 
+// A knock beside a right one may take longer than it may, as the right one nearly did.
+func TestASlowKnockBesideARightOneCostsNothing(t *testing.T) {
+	for _, given := range []bool{true, false} {
+		rule := six
+		rule.Given = given
+		r := newRecogniser(rule, start)
+		var vs []knock.Verdict
+		for i, p := range rule.Touch {
+			vs = append(vs, run(r, visitor, time.Duration(i)*10*time.Second, p)...)
+		}
+		if right, wrong := rights(vs); right != 1 || wrong != 0 {
+			t.Fatalf("given %v: %d right, %d wrong", given, right, wrong)
+		}
+		if vs := append(run(r, visitor, 70*time.Second, rule.Touch[1]), r.Look(start.Add(time.Hour))...); len(vs) != 0 {
+			t.Errorf("given %v: a touch of another knock begun with the right one came to %v", given, vs)
+		}
+	}
+}
+
 func TestAKnockBegunAfterItsLeaveToBeUnfinishedIsWrong(t *testing.T) {
 	r := newRecogniser(six, start)
 	run(r, visitor, 0, six.Touch...) // right after 5 s, so fresh for 65 s
