@@ -338,6 +338,35 @@ func TestDamagedLines(t *testing.T) {
 	}
 }
 
+// The space of a segment of which nothing can be read is used before records are lost.
+func TestAnUnreadableSegmentGoesFirst(t *testing.T) {
+	const each = 2
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{Records: each * segments})
+	orders := func(n int) {
+		for i := range n {
+			mustCommit(t, s, Change{Records: []audit.Record{{Door: "ssh", Event: audit.EventGranted, Reason: fmt.Sprint(i)}}})
+		}
+	}
+	orders(each * segments)
+	third := s.trail.of(audit.Decided)[2]
+	size, name := third.size, filepath.Base(third.f.(osFile).Name())
+	mustClose(t, s)
+	put(t, dir, name, make([]byte, size))
+	s = mustOpen(t, dir, AuditLimit{Records: each * segments})
+	defer s.Close()
+	for _, want := range []uint64{1, 1 + each} { // the oldest that is left
+		orders(each)
+		p, err := s.Records(Query{Oldest: true, Limit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Records[0].ID; got != want {
+			t.Errorf("the oldest record is %d, want %d", got, want)
+		}
+	}
+}
+
 // A record that follows what a crash has left of a line is read, whole and in pages.
 func TestAfterAnUnfinishedLine(t *testing.T) {
 	dir := t.TempDir()
