@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -68,15 +69,13 @@ func (t *trail) backwards(class audit.Class) *backwards {
 
 // fill puts the next line into text, if there is one.
 func (r *backwards) fill() error {
-	if r.text != nil {
-		return nil // its ID may be a guess, which is made once
-	}
 	for r.text == nil && len(r.of) > 0 {
 		if len(r.b) > 0 {
 			from := bytes.LastIndexByte(r.b[:len(r.b)-1], '\n') + 1
 			if from > 0 || r.at == 0 {
 				r.text, r.b = r.b[from:], r.b[:from]
-				break
+				r.id = cmp.Or(lineID(r.text), max(r.id, 2)-1) // without one, it lies somewhere between its neighbours
+				continue
 			}
 		}
 		if r.at > 0 {
@@ -89,14 +88,6 @@ func (r *backwards) fill() error {
 		if n := len(r.of); n > 0 {
 			r.at = r.of[n-1].size
 		}
-	}
-	if r.text == nil {
-		return nil
-	}
-	if id := lineID(r.text); id > 0 {
-		r.id = id
-	} else {
-		r.id = max(r.id, 2) - 1 // it lies somewhere between its neighbours
 	}
 	return nil
 }
