@@ -128,6 +128,7 @@ func TestAnOrderToAKind(t *testing.T) {
 		c.again()
 		write(t, c.path, clubDoors)
 		c.order(control.ApplyRequest{Action: "apply"})
+		synctest.Wait() // until it listens
 		want(t, "answer to who is locked out", c.says(visitor, "web open alice"), "web: refused: wrong")
 		want(t, "answer to a member", c.says(visitor, "web open bob"), "web: open for 30s")
 	})
