@@ -323,9 +323,10 @@ func TestTheLedgerOutlivesARestart(t *testing.T) {
 		t.Fatalf("before: %+v", before)
 	}
 	marks := len(s.common)
-	for _, key := range []string{"later 1", "key nothing", "invite zz", "rescue " + hex.EncodeToString(make([]byte, 32)), "", " ", "key " + newKey("mallory").id()} {
+	for _, key := range []string{"later 1", "key nothing", "invite zz", "rescue " + hex.EncodeToString(make([]byte, 32)), "rescue " + strings.Repeat("0D", 32), "", " ", "key " + newKey("mallory").id()} {
 		s.common[key] = []byte(alice.line("")) // whose fingerprint is another
 	}
+	s.common["rescue "+strings.Repeat("0D", 32)] = []byte(`{"name":"capitals","made":1}`)
 	s.restart(map[string]string{identityFile: identityText(7), keysFile: dave.line("")})
 	if diff := cmp.Diff(before, mustOrder[Keys](s, OrderKeys, KeysArgs{})); diff != "" {
 		t.Errorf("after a restart (-before +after):\n%s", diff)
@@ -335,8 +336,8 @@ func TestTheLedgerOutlivesARestart(t *testing.T) {
 			t.Errorf("%s after a restart: %+v", w.name, v)
 		}
 	}
-	if len(s.common) != marks+7 {
-		t.Errorf("the disk has %d marks, want %d and those that are not known", len(s.common)-7, marks)
+	if len(s.common) != marks+8 {
+		t.Errorf("the disk has %d marks, want %d and those that are not known", len(s.common)-8, marks)
 	}
 }
 

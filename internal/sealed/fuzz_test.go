@@ -64,6 +64,7 @@ func FuzzMarks(f *testing.F) {
 		{inviteMark + hash, `{"name":"alice","options":"doors=\"web\"","expires":1800000000,"made":1700000000,"key":"` + id + `"}`},
 		{rescueMark + hash, `{"name":"sheet","made":-1}`},
 		{rescueMark + "7", `{}`},
+		{rescueMark + strings.Repeat("0D", 32), `{"name":"capitals","made":1}`},
 		{counterMark + id, "12345678"},
 		{horizonMark, "87654321"},
 	} {

@@ -108,8 +108,8 @@ func newLedger(marks []knock.Mark) ledger {
 func (l *ledger) read(into map[string]*code, hash string, value []byte) {
 	var w written
 	b, err := hex.DecodeString(hash)
-	if err != nil || len(b) != 32 || json.Unmarshal(value, &w) != nil {
-		return
+	if err != nil || len(b) != 32 || hex.EncodeToString(b) != hash || json.Unmarshal(value, &w) != nil {
+		return // a hash in capitals is nobody's: its mark would be forgotten under another key
 	}
 	c := &code{Code: credential.Code{Hash: [32]byte(b), Name: w.Name}, Made: time.Unix(w.Made, 0)}
 	if w.Expires > 0 {
