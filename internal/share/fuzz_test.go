@@ -122,7 +122,7 @@ func FuzzRecipients(f *testing.F) {
 		"# who\n\nhost gate.example.org\n" + ed25519Key + " alice@laptop\r\n  " + ageKey + " carol the third\n",
 		`from="192.0.2.0/24",command="echo hi" ` + ed25519Key + " alice\n", ageKey + " al\x1b[31mice\u202e\n", ageKey + "\n" + ageKey + " x",
 		ecdsaKey + " eve\n" + tokenKey, private, ageKey + "\nAGE-SECRET-KEY-1SECRET\n", "age1plugin1qqqq bob", "host  a\n host b", "host ::1", "host gate\u212a",
-		"host -x", "host fe80::1%eth0\n", ageKey[:40] + " cut\nrubbish\n", "ssh-ed25519 AAAA x\n", ed25519Key + "\t\tname\n", "host x", "\xff\n", "age1",
+		"host -x", "host fe80::1%eth0\n", ageKey[:40] + " cut\nrubbish\n", "ssh-ed25519 AAAA x\n", ed25519Key + "\t\tname\n", ed25519Key + " PRIVATE  KEY-----\n", "host x", "\xff\n", "age1",
 	} {
 		f.Add([]byte(s), "gate.example.org")
 		f.Add([]byte(s), "192.0.2.1")

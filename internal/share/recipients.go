@@ -146,7 +146,7 @@ const allowedKeys = "allowed are ssh-ed25519, ssh-rsa and age1... keys"
 // recipient with an optional name after it. The errors never repeat what could
 // be a private key.
 func ParseKey(line string) (Key, error) {
-	if isPrivate([]byte(line)) {
+	if isPrivate([]byte(plain(line))) { // as it would be written, so that it can be read again
 		return Key{}, errPrivate
 	}
 	if strings.HasPrefix(line, "age1") {
