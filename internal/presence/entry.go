@@ -4,7 +4,6 @@ package presence
 
 import (
 	"encoding/json"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,7 +79,8 @@ func (e *entry) login() (Login, verdict) {
 	if _, there := e.fields["_EXE"]; there {
 		// An upgrade replaces the file under the running daemon.
 		exe, ok := e.field("_EXE")
-		if !ok || !isSSHDName(path.Base(strings.TrimSuffix(exe, " (deleted)"))) {
+		name := exe[strings.LastIndexByte(exe, '/')+1:]
+		if !ok || !isSSHDName(strings.TrimSuffix(name, " (deleted)")) {
 			return Login{}, noLogin
 		}
 	}

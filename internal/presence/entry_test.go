@@ -40,6 +40,7 @@ var otherEntries = map[string]string{
 	"a link named sshd":        `{` + realtime + `"_UID":"0","_COMM":"sshd","_EXE":"/usr/bin/su",` + says + `}`,
 	"fields of one's own":      `{` + realtime + `"UID":"0","COMM":"sshd","EXE":"/usr/sbin/sshd","_uid":"0","_comm":"sshd",` + says + `}`,
 	"nobody known":             `{` + realtime + says + `}`,
+	"a directory":              `{` + realtime + `"_UID":"0","_COMM":"sshd","_EXE":"/usr/sbin/sshd/",` + says + `}`,
 	"an executable twice":      `{` + realtime + `"_UID":"0","_COMM":"sshd","_EXE":["/usr/sbin/sshd","/bin/su"],` + says + `}`,
 	"two messages":             `{` + realtime + trusted + `"MESSAGE":["Accepted password for a from 192.0.2.7 port 1 ssh2","x"]}`,
 	"a message that is long":   `{` + realtime + trusted + `"MESSAGE":null}`,
