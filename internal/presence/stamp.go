@@ -64,7 +64,7 @@ func cutISO(line string, ref time.Time) (stamp, string, bool) {
 		return stamp{}, "", false
 	}
 	for _, layout := range []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700"} {
-		if t, err := time.Parse(layout, line[:end]); err == nil && soundZone(t, line[:end]) {
+		if t, err := time.Parse(layout, line[:end]); err == nil && soundZone(t, line[:end]) && soundYear(t) {
 			return stamp{Time: t.In(ref.Location())}, line[end:], true
 		}
 	}
@@ -77,6 +77,10 @@ func soundZone(t time.Time, s string) bool {
 	_, east := t.Zone()
 	return max(east, -east) < 24*60*60 && (s[len(s)-1] == 'Z' || s[len(s)-2:] <= "59")
 }
+
+// soundYear says whether RFC 3339 can write the time in every zone; encoding/json refuses
+// other years.
+func soundYear(t time.Time) bool { return t.Year() > 0 && t.Year() < 9999 }
 
 func cutBSD(line string, ref time.Time) (stamp, string, bool) {
 	// time.Parse takes other numbers of spaces and digits than the layout's.

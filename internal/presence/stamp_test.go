@@ -67,6 +67,8 @@ func TestCutStamp(t *testing.T) {
 		{"no such day", "Nov 31 07:50:01 h", now, "UTC", ""},
 		{"an hour of one digit", "2026-11-24T7:50:01Z h", now, "UTC", ""},
 		{"a zone of a day", "2026-11-24T07:50:01+24:00 h", now, "UTC", ""},
+		{"a year before year 0", "0000-01-01T00:00:00+01:00 h", now, "UTC", ""},
+		{"a year of five digits", "<38>1 9999-12-31T23:59:59-01:00 h", now, "UTC", ""},
 		{"a zone of sixty minutes", "2026-11-24T07:50:01-0160 h", now, "UTC", ""},
 		{"an hour padded with a space", "Nov 02  7:50:01 h", now, "UTC", ""},
 		{"a day without padding", "Nov 2  07:50:01 h", now, "UTC", ""},
