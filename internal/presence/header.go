@@ -111,7 +111,8 @@ func cutData(s string) (string, bool) {
 				return "", false
 			}
 		}
-		if s, _ = strings.CutPrefix(s, "]"); s == "" {
+		var shut bool
+		if s, shut = strings.CutPrefix(s, "]"); !shut || s == "" {
 			return "", false
 		}
 		if s[0] == ' ' {

@@ -173,6 +173,7 @@ var forgedLines = map[string]string{
 	"RFC 5424, a value without quotes":   "<38>1 2026-11-24T07:50:01Z gate sshd 40 - [a b=c] " + accepted,
 	"RFC 5424, a bracket in a value":     "<38>1 2026-11-24T07:50:01Z gate sshd 40 - [a b=\"c]\"] " + accepted,
 	"RFC 5424, text for data":            "<38>1 2026-11-24T07:50:01Z gate sshd 40 - x " + accepted,
+	"RFC 5424, an element in another":    "<38>1 2026-11-24T07:50:01Z gate sshd 40 - [a b=\"c\"[d] " + accepted,
 	"RFC 5424, data twice":               "<38>1 2026-11-24T07:50:01Z gate sshd 40 - -- " + accepted,
 	"RFC 5424, three spaces":             "<38>1 2026-11-24T07:50:01Z gate sshd 40 - -   " + accepted,
 	"RFC 5424, no host":                  "<38>1 2026-11-24T07:50:01Z  sshd 40 - -  " + accepted,
