@@ -1,6 +1,6 @@
 // Package socks is the beginning of a connection to a SOCKS proxy, version 5 (RFC 1928),
 // on the proxy's side: CONNECT alone, without authentication. It reads what the RFC says
-// and no more, at most 518 bytes.
+// and no more, at most 519 bytes.
 package socks
 
 import (
