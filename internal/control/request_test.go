@@ -73,6 +73,8 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/close", "", `{"door":"ssh","source":""}`},
 		{"POST", "/v1/close", "", `{"door":"ssh","source":"192.0.2.7","Source":""}`},
 		{"POST", "/v1/close", "", `{"door":"ssh","source":null}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":null,"source":"192.0.2.7"}`},
+		{"POST", "/v1/kinds/sealed/lock", "", `{"key":"SHA256:x","more":{"door":""}}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7/24","wait":"30s"}`},
 		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
 		{"POST", "/v1/arm", "", `null`},
@@ -114,7 +116,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("reached the backend: %+v", q)
 			}
 		}
-		if emptied.MatchString(body) && len(given) > 0 {
+		if emptied.MatchString(body) && strings.Count(body, "{") == 1 && len(given) > 0 {
 			t.Errorf("%s is carried out although a key has no value: %+v", body, given)
 		}
 		if method == "POST" && (w.Code == 200) != (len(given) == 1) {
@@ -138,7 +140,8 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// emptied matches a key of an order that has no value.
+// emptied matches a key of an order that has no value. What is within a value is a kind's
+// own.
 var emptied = regexp.MustCompile(`"(door|source|for|wait|confirm)"\s*:\s*(""|null)`)
 
 // unsound returns what is wrong with an order that reached the backend, "" for nothing.

@@ -299,14 +299,20 @@ const unknownKey = "unknown field"
 const versionsDiffer = "doorward and doorwardd may be of different versions: systemctl restart doorward"
 
 // nothingEmpty returns an error that names a key whose value is "" or null, if there is
-// one.
+// one. A key that is there twice has two values.
 func nothingEmpty(text []byte) error {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(text, &keys); err != nil || keys == nil {
-		return errors.New("the body is not one JSON object as expected")
+	none := errors.New("the body is not one JSON object as expected")
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if begin, err := dec.Token(); err != nil || begin != json.Delim('{') {
+		return none
 	}
-	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		if v := string(keys[key]); v == `""` || v == "null" {
+	for dec.More() {
+		key, err := dec.Token()
+		var v json.RawMessage
+		if err != nil || dec.Decode(&v) != nil {
+			return none
+		}
+		if string(v) == `""` || string(v) == "null" {
 			return fmt.Errorf("%s is %s: give a value, or leave the key out", key, v)
 		}
 	}
