@@ -179,6 +179,7 @@ func FuzzOrders(f *testing.F) {
 		{"ssh", "192.0.2.7", "10m", "apply"}, {"ssh", "::ffff:192.0.2.7", "", "keep"}, {"", "2001:DB8::1/64", "1h", "undo"},
 		{"vpn", "any", "0s", ""}, {"SSH", "10.0.0.0/0", "9000h", "apply"}, {"a-b_9", "192.0.2.7/32", "1ns", "keep"}, {"ssh", "fe80::1%eth0", "-1s", "x"},
 		{"ssh\n", "::", "1e9s", "\xff"}, {"ssh", "192.0.2.77/24", "1µs", "apply"}, {"ssh", "&limit=7", "", ""},
+		{"ssh", "192.0.2.7", "", "granted"}, {"ssh", "192.0.2.7", "", "granted,refused"},
 	} {
 		f.Add(s[0], s[1], s[2], s[3], uint64(7), 100, true)
 		f.Add(s[0], s[1], s[2], s[3], uint64(0), 100, false)
@@ -209,7 +210,7 @@ func FuzzOrders(f *testing.F) {
 
 		q := LogQuery{Door: door, Source: source, After: after, Limit: limit, Follow: follow, Oldest: limit%2 == 0}
 		if after%3 == 0 {
-			q.Since, q.Until, q.Events = time.Unix(int64(limit), 7).UTC(), time.Unix(1<<33, 0).UTC(), []string{action}
+			q.Since, q.Until, q.Events = time.Unix(int64(limit), 7).UTC(), time.Unix(1<<33, 0).UTC(), strings.Split(action, ",")
 		}
 		err := c.Log(ctx, q, func(audit.Record) error { return nil })
 		wantDoor := checkDoor(door, true)
