@@ -32,6 +32,7 @@ func FuzzProcStatus(f *testing.F) {
 	for _, s := range []string{
 		"Name:\tdoorwardd\nUid:\t990\t991\t992\t993\nGid:\t990\t991\t992\t993\nGroups:\t4 101 \nCapEff:\t0000000000001400\n",
 		"Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n", "Uid:\tx\tx\nGroups:\t\nCapEff:\t1000\n", "", "CapEff:\t\n", "CapEff: fffffffffffffffff\n", "Uid:\t1\n",
+		"Uid:\t1\t99999999999999999999\t1\t1\n",
 		"Uid:\t1\t-5\t1\t1\nGid:\t+4\nCapEff:+1000\n",
 	} {
 		f.Add(s)

@@ -40,7 +40,7 @@ func (h *Host) daemonReader(pid int) *reader {
 			f := strings.Fields(v)
 			switch {
 			case key == "Uid" && len(f) > 1:
-				r.uid, _ = strconv.Atoi(f[1])
+				r.uid = userID(f[1])
 			case key == "Gid" && len(f) > 1, key == "Groups":
 				for _, g := range f {
 					if n, err := strconv.Atoi(g); err == nil {
@@ -59,6 +59,15 @@ func (h *Host) daemonReader(pid int) *reader {
 	return r
 }
 
+// userID reads the number of a user; -1 for what is none.
+func userID(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
 // account finds a user, its own group, those that it is a member of, and those of
 // unitGroups; uid is -1 for none.
 func (h *Host) account(name string) (uid int, gids []int) {
@@ -66,7 +75,7 @@ func (h *Host) account(name string) (uid int, gids []int) {
 	for line := range strings.Lines(h.read("/etc/passwd")) {
 		f := strings.Split(line, ":")
 		if len(f) > 3 && f[0] == name {
-			uid, _ = strconv.Atoi(f[2])
+			uid = userID(f[2])
 			if g, err := strconv.Atoi(f[3]); err == nil {
 				gids = append(gids, g)
 			}
