@@ -4,7 +4,6 @@ package presence
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -357,7 +356,7 @@ func eachEntry(r io.Reader, each func(entry) bool) (whole bool, err error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return false, err
 		}
-		if e, ok := parseEntry(bytes.TrimSpace(line)); ok && !inside && !each(e) {
+		if e, ok := parseEntry(line); ok && !inside && !each(e) {
 			return false, nil
 		}
 		if err != nil {

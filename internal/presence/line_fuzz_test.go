@@ -277,6 +277,7 @@ func FuzzEntries(f *testing.F) {
 	}
 	f.Add(all, uint32(0))
 	f.Add([]byte(`{"__CURSOR":"a","__REALTIME_TIMESTAMP":"1"}`+"\n-- No entries --\n{}"), uint32(7))
+	f.Add([]byte("\v"+`{"__CURSOR":"a","__REALTIME_TIMESTAMP":"1"}`), uint32(0)) // no white space to JSON
 	for fill := range uint32(4) {
 		f.Add([]byte(`{"__CURSOR":"b","__REALTIME_TIMESTAMP":"2"}`), maxEntry-45+fill)
 	}
