@@ -137,6 +137,7 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	s.must(os.WriteFile(damaged, []byte(junk), 0o600))
 	s.start("")
 	s.refuses(s.stranger, gate4, "8080")
+	s.operator("status") // what it shows is on disk, and what the trail has of the start with it
 	s.says(s.operator("log"), `was moved to`)
 	s.says(s.operator("log", "--verify"), `are intact`)
 	kept := false

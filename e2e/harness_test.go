@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -223,12 +224,12 @@ func (s *site) talk(from *lab.Host, address, port string) (net.Conn, error) {
 
 // echo writes send and expects want.
 func echo(c net.Conn, want, send string) error {
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(soon))
 	if _, err := c.Write([]byte(send)); err != nil {
 		return err
 	}
 	b := make([]byte, len(want))
-	n, err := c.Read(b)
+	n, err := io.ReadFull(c, b)
 	if err == nil && string(b[:n]) != want {
 		err = fmt.Errorf("got %q, want %q", b[:n], want)
 	}
@@ -262,18 +263,26 @@ func (s *site) admits(from *lab.Host, address, port string) {
 	})
 }
 
-// touch touches ports in turn; each must answer.
+// touch touches ports in turn; each must answer. One of a configuration that has just come
+// into use refuses connections until the daemon listens there.
 func (s *site) touch(from *lab.Host, address string, ports ...string) {
 	s.t.Helper()
 	for _, port := range ports {
-		c, err := s.dial(from, address, port, soon)
-		// A listener in a flood hangs up at once, which a client may hear of
-		// before it hears that it was connected.
-		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-			continue
-		}
-		s.must(err)
-		c.Close()
+		s.until("port "+port+" answers", func() error {
+			c, err := s.dial(from, address, port, soon)
+			switch {
+			case err == nil:
+				return c.Close()
+			case errors.Is(err, syscall.ECONNREFUSED):
+				return err
+			case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+				// A listener in a flood hangs up at once, which a client may hear of
+				// before it hears that it was connected.
+				return nil
+			}
+			s.must(err)
+			return nil
+		})
 	}
 }
 

@@ -38,7 +38,8 @@ func (s *site) inUse(name string, idle time.Duration) {
 // longer.
 func TestMoshIsSeen(t *testing.T) {
 	s := newSite(t, "mosh-server", "mosh-client", "script", "conntrack", "cat")
-	s.start("[door.mosh]\nports = [\"60000-61000/udp\"]\nopen_for = \"3s\"\n[door.mosh.presence]\nlogins = \"off\"\nidle = \"3s\"\n" +
+	// The door is open for longer than a heartbeat takes, since one may come right before the knock.
+	s.start("[door.mosh]\nports = [\"60000-61000/udp\"]\nopen_for = \"6s\"\n[door.mosh.presence]\nlogins = \"off\"\nidle = \"3s\"\n" +
 		"[[door.mosh.knock]]\n" + touchKnock)
 	// So that a silent flow is forgotten soon.
 	s.run(s.server, "sysctl", "-q", "-w", "net.netfilter.nf_conntrack_udp_timeout=5", "net.netfilter.nf_conntrack_udp_timeout_stream=5")

@@ -146,7 +146,7 @@ func TestHoldWithoutATerminal(t *testing.T) {
 	signal.Notify(alive, syscall.SIGHUP)
 	defer signal.Stop(alive)
 	v, _ := enrolled(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	v.ctx = ctx
 	var once sync.Once

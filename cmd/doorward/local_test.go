@@ -44,7 +44,7 @@ func (s *shown) Write(b []byte) (int, error) {
 // find waits until something is written that matches, and returns the match.
 func (s *shown) find(t *testing.T, pattern string) []string {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(20 * time.Second)
 	for {
 		s.mu.Lock()
 		m := regexp.MustCompile(pattern).FindStringSubmatch(s.text.String())

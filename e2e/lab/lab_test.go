@@ -55,12 +55,14 @@ func TestSSHLoginReachesTheAuthLog(t *testing.T) {
 			return err
 		}))
 	}
-	lines, err := os.ReadFile(authLog)
-	must(err)
 	for _, want := range []string{"Accepted publickey for root from 192.0.2.2 port", "Accepted publickey for root from 2001:db8::2 port"} {
-		if !strings.Contains(string(lines), want) {
-			t.Errorf("auth log: got\n%swant a line with %q", lines, want)
-		}
+		must(Until(t.Context(), 10*time.Second, "a line in the auth log", func() error {
+			lines, err := os.ReadFile(authLog)
+			if err == nil && !strings.Contains(string(lines), want) {
+				err = fmt.Errorf("got\n%swant a line with %q", lines, want)
+			}
+			return err
+		}))
 	}
 	must(sshd.Stop())
 	dir := l.Dir

@@ -119,10 +119,7 @@ func TestVisitor(t *testing.T) {
 	s.must(h.Says(t.Context(), " "+moved4, soon))
 	s.admits(s.visitor, gate4, "8443")
 	s.must(h.Signal(syscall.SIGINT))
-	<-h.Ended()
-	if out := h.Output(); !strings.Contains(out, "closed for ") {
-		t.Errorf("hold: %s", out)
-	}
+	s.must(h.Says(t.Context(), "closed for ", soon))
 	s.refuses(s.visitor, gate6, "8443")
 	s.refuses(s.visitor, gate4, "8443")
 	s.moves(s.visitor, moved4, visitor4)

@@ -103,7 +103,7 @@ func TestWhatKeysMay(t *testing.T) {
 func TestLock(t *testing.T) {
 	s := newSite(t, "")
 	bob := newKey(t, "bob")
-	s.keys(s.alice.line(`max-open-for="2s"`), bob.line(""))
+	s.keys(s.alice.line(`max-open-for="5s"`), bob.line(""))
 	s.start()
 	s.opens(s.visitor, gate4, s.alice)
 	alices := s.comesIn(s.visitor, gate4, "8080")

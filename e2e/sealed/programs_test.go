@@ -127,6 +127,7 @@ func (v *traveller) ssh(program string, args ...string) []string {
 // grants is how often the gateway has opened a door to a knock.
 func (v *traveller) grants() (n int) {
 	v.t.Helper()
+	v.status() // what it shows is on disk, and so in the trail
 	out, stderr, err := v.run(filepath.Join(v.bin, "doorward"), "--control", v.lab.Path("control.sock"), "log", "--json", "--limit", "1000")
 	if err != nil {
 		v.t.Fatalf("log: %v: %s", err, stderr)

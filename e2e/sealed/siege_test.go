@@ -27,7 +27,7 @@ import (
 // How long the siege lasts, and the seed of its choices. It is a test that can be run for
 // a night: go test -run Siege -siege 8h -timeout 0.
 var (
-	siegeLasts = flag.Duration("siege", 4*time.Second, "how long TestSiege goes on")
+	siegeLasts = flag.Duration("siege", 4*time.Second, "how long TestSiege goes on at least")
 	siegeSeed  = flag.Uint64("siege-seed", 1, "the seed of TestSiege")
 )
 
@@ -50,10 +50,17 @@ type siege struct {
 func TestSiege(t *testing.T) {
 	s := &siege{site: newSite(t, "one_way = true")}
 	s.start()
-	ctx, stop := context.WithTimeout(t.Context(), *siegeLasts)
+	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	s.ctx = ctx
 	var all sync.WaitGroup
+	all.Go(func() { // on a busy machine the daemon may be killed often before anybody gets in
+		defer stop()
+		time.Sleep(*siegeLasts)
+		if err := lab.Until(ctx, 3*soon, "the visitor gets in", s.answered); err != nil {
+			t.Error(err)
+		}
+	})
 	for n, role := range []func(*rand.Rand){s.visits, s.eavesdrops(s.stranger), s.eavesdrops(s.visitor), s.guesses, s.tries, s.killsIt} {
 		all.Go(func() { role(rand.New(rand.NewPCG(*siegeSeed, uint64(n)))) })
 	}
@@ -67,9 +74,17 @@ func TestSiege(t *testing.T) {
 		return nil
 	}))
 	t.Logf("%d kills, %d requests of the visitor's, %d answered, %d grants", s.kills.Load(), s.sent.Load(), s.opened.Load(), granted)
-	if granted > s.sent.Load() || s.opened.Load() == 0 {
-		t.Errorf("%d requests led to %d grants, and %d were answered: want some, and no more grants than requests", s.sent.Load(), granted, s.opened.Load())
+	if granted > s.sent.Load() {
+		t.Errorf("%d requests led to %d grants, want no more grants than requests", s.sent.Load(), granted)
 	}
+}
+
+// answered says whether a request of the visitor's was answered.
+func (s *siege) answered() error {
+	if s.opened.Load() == 0 {
+		return fmt.Errorf("%d requests, and none was answered", s.sent.Load())
+	}
+	return nil
 }
 
 // visits knocks, comes in and closes the door.

@@ -164,9 +164,11 @@ func (s *site) restart() {
 	s.start()
 }
 
-// trail counts the records of an event about a source, "" for any.
+// trail counts the records of an event about a source, "" for any: all that led to what was
+// answered so far.
 func (s *site) trail(event, source string) (n int) {
 	s.t.Helper()
+	s.status() // what it shows is on disk, and so in the trail
 	s.must(s.client().Log(s.t.Context(), control.LogQuery{Events: []string{event}, Limit: 10_000}, func(r audit.Record) error {
 		if source == "" || r.Source == source {
 			n++

@@ -95,7 +95,7 @@ func TestServiceDoesNotInheritTheDaemonsCapabilities(t *testing.T) {
 	startInDaemon(t, pidFile, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
 		"--inh-caps=+net_admin", "--ambient-caps=+net_admin", "--")
 	c := NewCommand([]string{copied}, nil, nil, pidFile, discard)
-	t.Cleanup(func() { c.Stop(within(t, time.Second)) })
+	stopAtTheEnd(t, c)
 	var text string
 	nstest.Eventually(t, "the service has written its file", func() bool {
 		raw, _ := os.ReadFile(outputFile(pidFile))

@@ -26,12 +26,17 @@ var discard = slog.New(slog.DiscardHandler)
 func newCommand(t *testing.T, start, stop, status []string) *Command {
 	t.Helper()
 	c := NewCommand(start, stop, status, filepath.Join(t.TempDir(), "door.pid"), discard)
+	stopAtTheEnd(t, c)
+	return c
+}
+
+// stopAtTheEnd stops c when the test ends, and with it the test's context.
+func stopAtTheEnd(t *testing.T, c *Command) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		c.Stop(ctx)
 	})
-	return c
 }
 
 func status(t *testing.T, c *Command) Status {
@@ -139,7 +144,7 @@ func TestStopKillsWhatIgnoresSIGTERMAtTheDeadline(t *testing.T) {
 	if !runs(pid) {
 		t.Error("a cancelled Stop killed the process")
 	}
-	if err := c.Stop(within(t, 50*time.Millisecond)); err != nil {
+	if err := c.Stop(within(t, 500*time.Millisecond)); err != nil {
 		t.Error(err)
 	}
 	if runs(pid) {
@@ -148,8 +153,6 @@ func TestStopKillsWhatIgnoresSIGTERMAtTheDeadline(t *testing.T) {
 }
 
 func TestStartFails(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
 	bin := os.Args[0]
 	for _, tt := range []struct {
 		name                string
@@ -168,7 +171,7 @@ func TestStartFails(t *testing.T) {
 				`give it the option to stay in the foreground (sshd: -D), or give stop and status commands; its last output: "bye"`, bin)},
 		{"supervised, ends before status is good", self("fail", "3", "no"), nil, []string{"/bin/false"}, time.Minute,
 			fmt.Sprintf(`start of %q failed: it ended with exit status 3; its last output: "no"`, bin)},
-		{"supervised, never up", self("stubborn"), nil, []string{"/bin/false"}, 500 * time.Millisecond,
+		{"supervised, never up", self("stubborn"), nil, []string{"/bin/false"}, patience,
 			fmt.Sprintf(`start of %q did not succeed in time: status command "/bin/false" says that it does not run: context deadline exceeded; `+
 				`its last output: "ready"`, bin)},
 		{"command fails", self("fail", "7", "no disk"), []string{"/bin/true"}, nil, time.Minute,
@@ -176,21 +179,22 @@ func TestStartFails(t *testing.T) {
 		{"command dies", self("die"), []string{"/bin/true"}, nil, time.Minute,
 			fmt.Sprintf(`start command %q: signal: killed`, bin)},
 		{"command does not end", self("stay"), []string{"/bin/true"}, nil, 300 * time.Millisecond,
-			fmt.Sprintf(`start command %q did not end within 300ms; a start command that stays in the foreground is supervised `+
+			fmt.Sprintf(`start command %q did not end within TIME; a start command that stays in the foreground is supervised `+
 				`when there is no stop command: context deadline exceeded`, bin)},
-		{"command never up", []string{"/bin/true"}, []string{"/bin/true"}, []string{"/bin/false"}, 300 * time.Millisecond,
+		{"command never up", []string{"/bin/true"}, []string{"/bin/true"}, []string{"/bin/false"}, patience,
 			`start of "/bin/true" did not succeed in time: status command "/bin/false" says that it does not run: context deadline exceeded`},
 		{"no such status command", []string{"/bin/true"}, []string{"/bin/true"}, []string{"/nonexistent/pgrep"}, time.Minute,
 			`status command "/nonexistent/pgrep": fork/exec /nonexistent/pgrep: no such file or directory`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			c := newCommand(t, tt.start, tt.stop, tt.status)
 			c.settle = time.Minute // the service ends sooner, however slow this machine is
 			err := c.Start(within(t, tt.within))
 			if err == nil {
 				t.Fatal("Start succeeded")
 			}
-			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+			if diff := cmp.Diff(tt.want, withoutTime(err)); diff != "" {
 				t.Error(diff)
 			}
 			if tt.stop == nil {
@@ -199,9 +203,6 @@ func TestStartFails(t *testing.T) {
 				}
 			}
 		})
-	}
-	if _, err := os.Stat(file); err == nil {
-		t.Error("a file was made")
 	}
 }
 

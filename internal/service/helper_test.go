@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -106,6 +107,18 @@ func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// patience is how long a test gives an order that is not to succeed, but is to come as far
+// as that: on a busy machine programs take long to begin.
+const patience = 3 * time.Second
+
+// timeGiven is what a message says of it, which is less the later the order has begun.
+var timeGiven = regexp.MustCompile(`did not end within [1-9][0-9.]*m?s`)
+
+// withoutTime returns an error's text without how long an order was given.
+func withoutTime(err error) string {
+	return timeGiven.ReplaceAllString(err.Error(), "did not end within TIME")
 }
 
 // watcher collects what a Watch reports, until the test ends.

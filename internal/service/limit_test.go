@@ -136,9 +136,9 @@ func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	for _, o := range []struct{ verb, want string }{
-		{"start", "done"}, {"stop", "done"}, {"start-soon", `unit "never.service" was not started again, because it was started ` +
+		{"start", "done"}, {"stop", "done"}, {"start-or-wait", `unit "never.service" was not started again, because it was started ` +
 			`1 times within 1h0m0s already (its StartLimitBurst), the last time with the result "start-limit-hit", and that time was not over soon enough: ` +
-			`context deadline exceeded; "systemctl reset-failed never.service" forgets that, and "doorward polkit --install" lets the daemon do it`},
+			`context canceled; "systemctl reset-failed never.service" forgets that, and "doorward polkit --install" lets the daemon do it`},
 	} {
 		if got := order(o.verb, "never.service"); got != o.want {
 			t.Errorf("%s: %s\nwant %s", o.verb, got, o.want)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,19 @@ import (
 )
 
 func textLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+// told is a log that calls then when it has a text.
+type told struct {
+	text string
+	then func()
+}
+
+func (l told) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), l.text) {
+		l.then()
+	}
+	return os.Stderr.Write(p)
+}
 
 // helpUnit carries out an order as the user that runs it: ORDER UNIT.
 func helpUnit(args []string) {
@@ -28,9 +42,10 @@ func helpUnit(args []string) {
 	switch args[0] {
 	case "start":
 		err = u.Start(ctx)
-	case "start-soon":
-		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	case "start-or-wait": // until it would wait for a start limit
+		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		u.log = textLogger(told{"its start waits", cancel})
 		err = u.Start(ctx)
 	case "stop":
 		err = u.Stop(ctx)

@@ -190,29 +190,40 @@ func (g *Gateway) party(k *seal.Knock) *credential.Party {
 // tcp says so, until the test ends. It returns the port.
 func (g *Gateway) Serve(t testing.TB, address string, udp, tcp bool) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := netip.MustParseAddrPort(l.Addr().String())
+	l, c := listen(t, address)
 	var running sync.WaitGroup
 	t.Cleanup(running.Wait)
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { l.Close(); c.Close() })
 	if tcp {
 		running.Go(func() { g.serveStreams(l) })
 	} else {
 		l.Close()
 	}
-	if !udp {
-		return at.Port()
+	if udp {
+		running.Go(func() { g.serveDatagrams(c) })
+	} else {
+		c.Close()
 	}
-	c, err := net.ListenPacket("udp", at.String())
-	if err != nil {
-		t.Fatal(err)
+	return netip.MustParseAddrPort(l.Addr().String()).Port()
+}
+
+// listen listens on a port that is free over TCP and over UDP.
+func listen(t testing.TB, address string) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for tries := 1; ; tries++ {
+		l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return l, c
+		}
+		l.Close()
+		if tries == 10 { // the port was somebody else's each time
+			t.Fatal(err)
+		}
 	}
-	t.Cleanup(func() { c.Close() })
-	running.Go(func() { g.serveDatagrams(c) })
-	return at.Port()
 }
 
 func (g *Gateway) serveDatagrams(c net.PacketConn) {
