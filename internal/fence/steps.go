@@ -192,8 +192,8 @@ func (f *Fence) exact() bool {
 // same says whether two tables, or parts of them, are equal.
 func same(a, b *nft.Table) bool { return len(differences(a, b)) == 0 }
 
-// betweenPorts returns old with ports that leave a changing door leading nowhere: nobody
-// comes in there. False: there are no such ports.
+// betweenPorts returns old without the ports that leave a changing door in the maps of
+// doors: they are guarded still, so nobody comes in there. False: there are no such ports.
 func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, bool) {
 	t, moves := *old, false
 	t.Sets = slices.Clone(old.Sets)
@@ -229,7 +229,7 @@ func between(old, next []nft.Element, changing map[string]bool) ([]nft.Element, 
 	for _, key := range bounds {
 		chain := chainAt(old, key)
 		if chain != "" && changing[doorOf(chain)] && chain != chainAt(next, key) {
-			chain, moves = nft.Dropped, true
+			chain, moves = "", true
 		}
 		if chain == last {
 			continue

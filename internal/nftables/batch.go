@@ -187,12 +187,8 @@ func elementList(table, set string, elems []Element) attrs {
 		if e.End {
 			data = data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		switch e.Chain {
-		case "":
-		case Dropped:
-			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(nfDrop, ""))
-		default:
-			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(unix.NFT_GOTO, e.Chain))
+		if e.Chain != "" {
+			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(unix.NFT_JUMP, e.Chain))
 		}
 		if e.Left > 0 {
 			data = data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.Left/time.Millisecond))
