@@ -408,6 +408,15 @@ func TestUsed(t *testing.T) {
 	if !used(visitorIP) || !used("::ffff:"+visitorIP) || !used(visitorIP6) || used("192.0.2.3") {
 		t.Error("Used does not return who has used the door")
 	}
+	for _, tc := range []struct {
+		ports string
+		want  bool
+	}{{"1-1024/tcp", true}, {"1-1025/tcp", false}, {"23-90/tcp", false}} { // too many to be asked, or none that was used
+		p.guard(Door{Name: "ssh", Ports: ports(t, tc.ports, "1-65535/udp")})
+		if got := used(visitorIP); got != tc.want {
+			t.Errorf("after a connection to port 22, a door with ports %s was used: %v", tc.ports, got)
+		}
+	}
 	if _, _, err := p.f.Used("sh", netip.MustParseAddr(visitorIP)); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
 		t.Errorf("Used() of an unknown door: %v", err)
 	}

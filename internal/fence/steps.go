@@ -18,7 +18,7 @@ import (
 // milliseconds and the second 0.04 for each message: a change of grants that comes
 // meanwhile waits for about six, and for twice as long where both cores are busy. Shorter
 // parts would be more, and delay it more often.
-const stepSize = 50
+const stepSize = 16 << 10
 
 // guardInParts makes the table guard doors, starting from what the fence put there
 // before. It returns false if it cannot: the parts are not enough.
@@ -81,7 +81,7 @@ func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func
 		some := 0
 		err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
 			var dones []func()
-			for some = 0; some < len(all) && b.Len() < stepSize; some++ {
+			for some = 0; some < len(all) && b.Size() < stepSize; some++ {
 				done, err := each(c, b, all[some])
 				if err != nil {
 					return nil, err
