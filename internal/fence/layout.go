@@ -22,6 +22,7 @@ const (
 	tableName   = "doorward"
 	doorPrefix  = "door-"
 	alwaysInfix = ".always."
+	usedInfix   = ".used." // who has used a door of many ports
 	turnInfix   = ".turn." // whose turn it is to spend a grant of single use
 )
 
@@ -218,6 +219,9 @@ func concat(types ...uint32) uint32 {
 func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
 	n := nft.Chain{Name: name}
+	if d.hasManyPorts() {
+		addUsed(t, &n)
+	}
 	for _, f := range families() {
 		elems := intervals(sources(d.Always, f))
 		if len(elems) == 0 {

@@ -301,8 +301,8 @@ func TestReplacesForeignTable(t *testing.T) {
 	nstest.Need(t, "nft")
 	for name, change := range map[string]func(string) string{
 		"saved and loaded": func(s string) string { return s },
-		"other version":    func(s string) string { return strings.Replace(s, "layout 2", "layout 0", 1) },
-		"no version":       func(s string) string { return strings.Replace(s, `comment "doorward layout 2"`, "", 1) },
+		"other version":    func(s string) string { return strings.Replace(s, layoutVersion, "doorward layout 0", 1) },
+		"no version":       func(s string) string { return strings.Replace(s, `comment "`+layoutVersion+`"`, "", 1) },
 		"no rules": func(string) string {
 			return "table inet doorward {\nset door-ssh.v4.32 {\ntype ipv4_addr\nflags timeout,interval\nelements = { 192.0.2.9 timeout 1h }\n}\n}\n"
 		},
