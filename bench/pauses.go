@@ -51,7 +51,7 @@ func (b *loaded) slowDown(sync time.Duration) (err error) {
 
 // otherDoors is the configuration of so many doors beside the one that is measured,
 // as a format like doorwardConfig.
-func otherDoors(n int, openFor, refuse string) string {
+func otherDoors(n int, openFor, how string) string {
 	var all strings.Builder
 	all.WriteString(doorwardConfig)
 	for i := range n {
@@ -59,7 +59,7 @@ func otherDoors(n int, openFor, refuse string) string {
 [door.other%d]
 ports = ["%d/tcp"]
 open_for = %q
-refuse = %q
+%s
 
 [door.other%d.presence]
 logins = "off"
@@ -68,7 +68,7 @@ logins = "off"
 kind = "touch"
 listen = [%d, %d, %d]
 touch = [%d, %d]
-`, i, 10000+i, openFor, refuse, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
+`, i, 10000+i, openFor, how, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
 	}
 	return all.String()
 }
@@ -87,7 +87,7 @@ func (b *loaded) write(config string) error {
 
 // watched has three operators follow the status of 100 doors.
 func watched(ctx context.Context, b *loaded) (string, error) {
-	if err := b.with(ctx, otherDoors(99, "30s", "drop")); err != nil {
+	if err := b.with(ctx, otherDoors(99, "30s", `refuse = "drop"`)); err != nil {
 		return "", err
 	}
 	return b.meanwhile(ctx, b.watch)
@@ -139,15 +139,19 @@ func reloaded(ctx context.Context, b *loaded) (string, error) {
 	return b.meanwhile(ctx, b.reload)
 }
 
-// forms are two configurations of 1,000 doors.
-var forms = [2]string{otherDoors(999, "30s", "drop"), otherDoors(999, "40s", "reject")}
+// forms are configurations of 1,000 doors, each of which guards all of them in another way.
+var forms = []string{
+	otherDoors(999, "30s", `refuse = "drop"`),
+	otherDoors(999, "40s", `refuse = "reject"`+"\n"+`always = ["198.18.0.0/15"]`),
+	otherDoors(999, "50s", `single_use = true`),
+}
 
-// reload has one form after the other come into use.
+// reload has one form after another come into use.
 func (b *loaded) reload(ctx context.Context) (string, error) {
 	client := control.NewClient(b.socket(b.bench))
 	times := 0
 	for ; ctx.Err() == nil; times++ {
-		if err := b.write(forms[(times+1)%2]); err != nil {
+		if err := b.write(forms[(times+1)%len(forms)]); err != nil {
 			return "", err
 		}
 		if err := syscall.Kill(b.gate.PID, syscall.SIGHUP); err != nil {
@@ -207,7 +211,7 @@ func (b *loaded) inUse(ctx context.Context, client *control.Client, n int) error
 // closed closes a door of 300,000 grants.
 func closed(ctx context.Context, b *loaded) (string, error) {
 	const many = 300_000
-	if err := b.with(ctx, otherDoors(1, "1h", "drop")); err != nil {
+	if err := b.with(ctx, otherDoors(1, "1h", `refuse = "drop"`)); err != nil {
 		return "", err
 	}
 	if err := b.giveAt(ctx, b.bench, func(int) string { return "other0" }, 0, many); err != nil {

@@ -97,7 +97,7 @@ func (c *campaign) elements(ctx context.Context) (map[string]element, error) {
 					Expires int    `json:"expires"`
 				} `json:"elem"`
 			}
-			// Others are not grants: door-NAME.always.v4, door-NAME.used.v4.
+			// Others are not grants: door-NAME.always.v4, used.v4.
 			if _, err := strconv.Atoi(parts[len(parts)-1]); err != nil {
 				continue
 			}

@@ -12,33 +12,37 @@ import (
 
 	"github.com/doorward/doorward/internal/conntrack"
 	nft "github.com/doorward/doorward/internal/nftables"
-	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
 // The chains that every door shares; the package comment shows them.
 const (
-	arriveChain  = "prerouting"
-	inputChain   = "input"
-	forwardChain = "forward"
-	outputChain  = "output"
-	midChain     = "midstream"
-	askChain     = "ask"
-	enteredChain = "entered"
-	answerChain  = "answer"
-	flowsChain   = "flows"
+	arriveChain    = "prerouting"
+	inputChain     = "input"
+	forwardChain   = "forward"
+	outputChain    = "output"
+	midChain       = "midstream"
+	handshakeChain = "handshake"
+	publishedChain = "published"
+	grantedChain   = "granted"
+	enteredChain   = "entered"
+	refuseChain    = "refuse"
+	answerChain    = "answer"
+	flowsChain     = "flows"
 )
 
 // Sets that belong to no door.
 const (
-	doorsInfix = "doors."     // ports to the chain that judges what asks
-	handshakes = "handshakes" // ports to the chain that judges what completes a handshake
+	doorsInfix = "doors." // ports to the doors' chains
 	guardedTCP = "guarded.tcp"
 	guardedUDP = "guarded.udp"
+	rejectsTCP = "rejecting.tcp" // those of the guarded ports where strangers are refused with an answer
+	rejectsUDP = "rejecting.udp"
 	listensTCP = "listeners.tcp" // where knocks are listened for
 	listensUDP = "listeners.udp"
 	pendingSet = "pending." // connections whose handshake waits for the visitor
 	acksSet    = "acks"     // what an ACK that completes one acknowledges
+	usedSet    = "used."    // TCP ports, and who has completed a connection to them
 	flowsSet   = "flows."   // UDP flows that doors let in
 	endedSet   = "ended."   // those of them that were ended
 	cutSet     = "cut."     // forwarded TCP connections that were cut
@@ -64,10 +68,11 @@ const pendingMost = 1 << 18
 
 // addBase adds the base chains, which all packets traverse.
 func addBase(t *nft.Table, late bool) {
-	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
+	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), handshake(), published(), flows(), granted(),
+		entered(), refuse(), answer())
 	for _, f := range families() {
-		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost),
-			f.tupleSet(cutSet, cutMost))
+		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.userSet(), f.tupleSet(flowsSet, flowsMost),
+			f.tupleSet(endedSet, endedMost), f.tupleSet(cutSet, cutMost))
 	}
 	t.Sets = append(t.Sets, nft.Set{
 		Name:  acksSet,
@@ -103,12 +108,28 @@ func isFlow() nft.Rule {
 	return newRule("flows", isProto(unix.IPPROTO_UDP), []nft.Expr{destinationPort(), nft.In(guardedUDP), nft.Verdict(unix.NFT_JUMP, flowsChain)})
 }
 
-// toDoors hands the packet to the door of its destination port.
+// toDoors hands the packet to the door of its destination port, and refuses it if that
+// does not let it in. A guarded port without a door lets nobody in.
 func toDoors() []nft.Rule {
-	proto := func(p port.Proto) []nft.Expr {
-		return append(isProto(byte(p)), destinationPort(), nft.VMap(doorsInfix+p.String()))
+	to := func(p byte, then ...nft.Expr) []nft.Expr {
+		return slices.Concat(isProto(p), []nft.Expr{destinationPort()}, then)
 	}
-	return []nft.Rule{newRule("doors over TCP", proto(port.TCP)), newRule("doors over UDP", proto(port.UDP))}
+	return []nft.Rule{
+		newRule("doors over TCP", to(unix.IPPROTO_TCP, nft.VMap(doorsInfix+"tcp"))),
+		newRule("doors over UDP", to(unix.IPPROTO_UDP, nft.VMap(doorsInfix+"udp"))),
+		newRule("strangers over TCP", to(unix.IPPROTO_TCP, nft.In(guardedTCP)), goTo(refuseChain)),
+		newRule("strangers over UDP", to(unix.IPPROTO_UDP, nft.In(guardedUDP)), goTo(refuseChain)),
+	}
+}
+
+// refuse refuses. Only a request for a new connection is answered with a reset: one sent
+// for a stray segment would end a live session.
+func refuse() nft.Chain {
+	return nft.Chain{Name: refuseChain, Rules: []nft.Rule{
+		newRule("with a reset", isSyn(unix.NFT_CMP_EQ), []nft.Expr{destinationPort(), nft.In(rejectsTCP), nft.Reset()}),
+		newRule("with an error", isProto(unix.IPPROTO_UDP), []nft.Expr{destinationPort(), nft.In(rejectsUDP), nft.Unreachable()}),
+		newRule("silently", []nft.Expr{nft.Drop()}),
+	}}
 }
 
 func arrive() nft.Chain {
@@ -156,9 +177,22 @@ func forward() nft.Chain {
 		[]nft.Expr{nft.CT(unix.NFT_CT_DIRECTION), nft.Cmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
 		[]nft.Expr{nft.Verdict(unix.NFT_GOTO, answerChain)}))
 	for _, f := range families() {
-		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f),
-			[]nft.Expr{nft.CTOf(unix.NFT_CT_PROTO_DST, ctOriginal), nft.VMap(handshakes)}))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), []nft.Expr{nft.Verdict(unix.NFT_JUMP, publishedChain)}))
 	}
+	return n
+}
+
+// published has the door judge what completes a handshake at a published port, which is
+// the one before translation.
+func published() nft.Chain {
+	n := nft.Chain{Name: publishedChain}
+	at := nft.CTOf(unix.NFT_CT_PROTO_DST, ctOriginal)
+	for _, f := range families() {
+		n.Rules = append(n.Rules, f.uses(at))
+	}
+	n.Rules = append(n.Rules,
+		newRule("doors", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(doorsInfix + "tcp")}),
+		newRule("strangers", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.In(guardedTCP)}, goTo(refuseChain)))
 	return n
 }
 
@@ -181,8 +215,8 @@ func output() nft.Chain {
 }
 
 // midstream separates what may complete a handshake from what belongs to a connection;
-// only the latter is passed. What returns is a stray segment, or completes a handshake
-// that the fence did not see begin. A reset may come from anybody: it makes no connection
+// only the latter is passed. What returns completes a handshake, which the fence may not
+// have seen begin, or is a stray segment. A reset may come from anybody: it makes no connection
 // and is never answered, and it is how a visitor's host aborts what a forger began in its
 // name (RFC 9293, section 3.5.2, group 2).
 func midstream(late bool) nft.Chain {
@@ -191,12 +225,20 @@ func midstream(late bool) nft.Chain {
 		newRule("sessions", session(late), []nft.Expr{nft.Accept()}),
 	}}
 	for _, f := range families() {
-		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f),
-			[]nft.Expr{destinationPort(), nft.VMap(handshakes)}))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), goTo(handshakeChain)))
 	}
 	n.Rules = append(n.Rules,
 		newRule("no more than a listener", socketBound(false), []nft.Expr{nft.Verdict(unix.NFT_RETURN, "")}),
 		newRule("let in", hasLabel(letIn), []nft.Expr{nft.Accept()}))
+	return n
+}
+
+// handshake notes who completes a connection, and returns it to be judged.
+func handshake() nft.Chain {
+	n := nft.Chain{Name: handshakeChain}
+	for _, f := range families() {
+		n.Rules = append(n.Rules, f.uses(destinationPort()))
+	}
 	return n
 }
 
@@ -253,11 +295,14 @@ func (f family) endpoints(addr1, port1, addr2, port2 uint32) []nft.Expr {
 	}
 }
 
-// ask passes on the requests that a door allows, except a SYN that would make a
-// connection by itself: TCP Fast Open, with its option or with data (RFC 7413). Its
-// sender tries again without that (section 4.1.3.1).
-func ask() nft.Chain {
-	n := nft.Chain{Name: askChain}
+// granted passes on what a door lets in, except a SYN that would make a connection by
+// itself: TCP Fast Open, with its option or with data (RFC 7413). Its sender tries again
+// without that (section 4.1.3.1).
+func granted() nft.Chain {
+	n := nft.Chain{Name: grantedChain}
+	for _, f := range families() {
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), goTo(enteredChain)))
+	}
 	for _, kind := range []uint8{tcpFastOpen, tcpExperiment} {
 		n.Rules = append(n.Rules, newRule(fmt.Sprintf("no fast open, option %d", kind),
 			isSyn(unix.NFT_CMP_EQ), hasOption(kind), []nft.Expr{nft.Drop()}))

@@ -20,8 +20,10 @@
 //			tcp flags & (syn | ack) != syn accept         # judged where it ends
 //			udp dport @guarded.udp jump flows
 //			fib daddr type unicast fib daddr . iif type unicast accept
-//			tcp dport vmap @doors.tcp                     # 22 : goto door-ssh
+//			tcp dport vmap @doors.tcp                     # 22 : jump door-ssh
 //			udp dport vmap @doors.udp
+//			tcp dport @guarded.tcp goto refuse
+//			udp dport @guarded.udp goto refuse
 //		}
 //		chain input {
 //			type filter hook input priority mangle; policy accept;
@@ -32,18 +34,28 @@
 //			udp dport @guarded.udp jump flows
 //			tcp dport vmap @doors.tcp
 //			udp dport vmap @doors.udp
+//			tcp dport @guarded.tcp goto refuse
+//			udp dport @guarded.udp goto refuse
 //		}
 //		chain midstream {
 //			tcp flags & rst == rst accept
 //			meta skuid != -1 socket wildcard 0 accept     # a live session
-//			COMPLETES tcp dport vmap @handshakes          # 22 : goto door-ssh.handshake
+//			COMPLETES goto handshake
 //			socket wildcard 1 return                      # no more than a listener
 //			ct label LETIN accept
+//		}
+//		chain handshake {                                 # and back, to the door
+//			update @used.v4 { tcp dport . ip saddr timeout 1d }
 //		}
 //		chain forward {                                   # published ports
 //			type filter hook forward priority mangle; policy accept;
 //			tcp flags == (syn | ack) ct direction reply ct label ASKED goto answer
-//			COMPLETES ct original proto-dst vmap @handshakes
+//			COMPLETES jump published
+//		}
+//		chain published {
+//			update @used.v4 { ct original proto-dst . ip saddr timeout 1d }
+//			ct original proto-dst vmap @doors.tcp
+//			ct original proto-dst @guarded.tcp goto refuse
 //		}
 //		chain output {
 //			type filter hook output priority mangle; policy accept;
@@ -64,13 +76,14 @@
 //			update @acks { tcp sequence + 1 timeout 130s } accept
 //			drop
 //		}
-//		chain door-ssh {
-//			ip saddr @door-ssh.always.v4 goto ask
-//			ip saddr @door-ssh.v4.32 goto ask
-//			ip saddr & 255.255.255.0 @door-ssh.v4.24 goto ask
-//			counter name "door-ssh" drop
+//		chain door-ssh {                                  # what returns is refused
+//			ip saddr @door-ssh.always.v4 goto granted
+//			ip saddr @door-ssh.v4.32 goto granted
+//			ip saddr & 255.255.255.0 @door-ssh.v4.24 goto granted
+//			counter name "door-ssh"
 //		}
-//		chain ask {
+//		chain granted {
+//			COMPLETES goto entered
 //			tcp flags == syn tcp option fastopen exists drop
 //			tcp flags == syn FROM @cut.v4 delete @cut.v4 { FROM }
 //			tcp flags == syn ct label set ASKED accept
@@ -78,12 +91,14 @@
 //			meta l4proto udp ct label set LETIN accept
 //			accept
 //		}
-//		chain door-ssh.handshake {                        # as door-ssh, but goto door-ssh.entered
-//		}
-//		chain door-ssh.entered {
-//			update @door-ssh.used.v4 { ip saddr timeout 1d }
+//		chain entered {
 //			delete @pending.v4 { ip saddr . tcp sport . ip daddr . tcp dport }
 //			ct label set LETIN accept
+//		}
+//		chain refuse {
+//			tcp flags == syn tcp dport @rejecting.tcp reject with tcp reset
+//			udp dport @rejecting.udp reject
+//			drop
 //		}
 //	}
 //
@@ -147,10 +162,19 @@
 //     processes from changing the table, and keep the table when this process ends.
 //   - Everything that belongs to a door has the door's name, and none of it refers
 //     to another door: only the maps from ports lead to it. So doors are changed
-//     one after another, and emptied by putting new sets in place of the old ones,
-//     which the kernel frees after the transaction (nf_tables_api.c,
-//     nft_commit_release): half a millisecond for a million grants, where removing
-//     them takes half a second.
+//     one after another. There is little of it: at each change of rules the kernel
+//     walks all there are (nft_table_validate), and to find a set it looks at all
+//     sets. Therefore what doors have in common is not the door's, and who has used
+//     one is kept by port.
+//   - A port leads to its door by a jump, and what comes back is refused. So a door
+//     that somebody emptied, or that no port leads to while ports move, lets nobody
+//     in.
+//   - Who completes a connection is noted before the door judges that again: only
+//     somebody who was let in can, and it does no harm if the grant was withdrawn
+//     meanwhile.
+//   - A door is emptied by putting new sets in place of the old ones, which the
+//     kernel frees after the transaction (nf_tables_api.c, nft_commit_release): half
+//     a millisecond for a million grants, where removing them takes half a second.
 package fence
 
 import (

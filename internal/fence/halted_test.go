@@ -42,9 +42,9 @@ func halt(f *Fence, doors []Door, at string) error {
 func TestAHaltedGuard(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
-	doors := func(first int, reject bool) (all []Door) {
+	doors := func(first int, single bool) (all []Door) {
 		for i := range 30 {
-			all = append(all, Door{Name: fmt.Sprintf("d%02d", first+i), Reject: reject, Ports: ports(t, fmt.Sprintf("%d/tcp", 100+i))})
+			all = append(all, Door{Name: fmt.Sprintf("d%02d", first+i), SingleUse: single, Ports: ports(t, fmt.Sprintf("%d/tcp", 100+i))})
 		}
 		return all
 	}

@@ -19,13 +19,11 @@ import (
 // name, and door names have no dot, so that names can be parsed unambiguously; nft can
 // read all of them back as it prints them.
 const (
-	tableName     = "doorward"
-	doorPrefix    = "door-"
-	alwaysInfix   = ".always."
-	handshakeTail = ".handshake" // the chain that judges what completes a handshake
-	enteredTail   = ".entered"   // and where it continues
-	usedInfix     = ".used."     // who has used the door
-	turnInfix     = ".turn."     // whose turn it is to spend a grant of single use
+	tableName   = "doorward"
+	doorPrefix  = "door-"
+	alwaysInfix = ".always."
+	usedInfix   = ".used." // who has used a door of many ports
+	turnInfix   = ".turn." // whose turn it is to spend a grant of single use
 )
 
 // priority is after connection tracking (-200) and before destination NAT (-100).
@@ -33,10 +31,7 @@ const priority = -150
 
 // layoutVersion is the comment of the table. It changes whenever grants are stored in
 // another way; a table of another version is replaced as a whole.
-const layoutVersion = "doorward layout 2"
-
-// usedFor is how long a door remembers who has used it.
-const usedFor = 24 * time.Hour
+const layoutVersion = "doorward layout 3"
 
 // turnFor is how long it is remembered whose turn it was.
 const turnFor = 10 * time.Second
@@ -127,9 +122,6 @@ func (w width) valid() bool {
 		return f.name == w.family && 0 <= w.bits && w.bits <= f.bits
 	})
 }
-
-// mostUsed limits how many sources of each family a door remembers as having used it.
-const mostUsed = 1 << 16
 
 // manner is the part of a table that depends on the kernel.
 type manner struct {
@@ -222,13 +214,14 @@ func concat(types ...uint32) uint32 {
 	return t
 }
 
-// addDoor adds the chains that judge what arrives at the door: requests, and segments
-// that complete a handshake.
+// addDoor adds the chain that judges what arrives at the door: it is left for another
+// chain by what has a grant. What returns is refused.
 func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
-	asks, ends := nft.Chain{Name: name}, nft.Chain{Name: name + handshakeTail}
-	let := []nft.Expr{nft.Verdict(unix.NFT_GOTO, askChain)}
-	enter := []nft.Expr{nft.Verdict(unix.NFT_GOTO, name+enteredTail)}
+	n := nft.Chain{Name: name}
+	if d.hasManyPorts() {
+		addUsed(t, &n)
+	}
 	for _, f := range families() {
 		elems := intervals(sources(d.Always, f))
 		if len(elems) == 0 {
@@ -240,9 +233,7 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 			Def:   nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: f.keyType, KeyLen: uint32(f.bits / 8)},
 			Elems: elems,
 		})
-		match := append(f.is(), f.loadSource(), nft.In(always))
-		asks.Rules = append(asks.Rules, newRule("always, IP"+f.name, match, let))
-		ends.Rules = append(ends.Rules, newRule("always, IP"+f.name, match, enter))
+		n.Rules = append(n.Rules, newRule("always, IP"+f.name, f.is(), []nft.Expr{f.loadSource(), nft.In(always)}, goTo(grantedChain)))
 	}
 	for _, f := range families() {
 		if d.SingleUse {
@@ -254,29 +245,12 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 				continue
 			}
 			t.Sets = append(t.Sets, grantSet(w, f, d.SingleUse))
-			asks.Rules = append(asks.Rules, askRules(w, f, d.SingleUse, let)...)
-			ends.Rules = append(ends.Rules, endRule(w, f, d.SingleUse, enter))
+			n.Rules = append(n.Rules, grantRules(w, f, d.SingleUse)...)
 		}
 	}
 	t.Counters = append(t.Counters, name)
-	asks.Rules = append(asks.Rules, refuse(name, d.Reject)...)
-	ends.Rules = append(ends.Rules, newRule("strangers", []nft.Expr{nft.Count(name), nft.Drop()}))
-	t.Chains = append(t.Chains, asks, ends, addUsed(t, name))
-}
-
-// addUsed adds the sets that remember who entered through a door. If there is no room
-// they enter all the same.
-func addUsed(t *nft.Table, name string) nft.Chain {
-	n := nft.Chain{Name: name + enteredTail}
-	for _, f := range families() {
-		used := name + usedInfix + f.name
-		t.Sets = append(t.Sets, nft.Set{Name: used, Size: mostUsed, Def: nft.SetDef{
-			Flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
-			KeyType: f.keyType, KeyLen: uint32(f.bits / 8), GCInterval: gcInterval}})
-		n.Rules = append(n.Rules, newRule("used, IP"+f.name, f.is(), []nft.Expr{f.loadSource(), nft.Update(used, usedFor)}))
-	}
-	n.Rules = append(n.Rules, newRule("let in", []nft.Expr{nft.Verdict(unix.NFT_GOTO, enteredChain)}))
-	return n
+	n.Rules = append(n.Rules, newRule("strangers", []nft.Expr{nft.Count(name)}))
+	t.Chains = append(t.Chains, n)
 }
 
 func grantSet(w width, f family, singleUse bool) nft.Set {
@@ -304,8 +278,8 @@ func turnSet(name string, f family) nft.Set {
 	}}
 }
 
-// granted matches packets of sources that have a grant of the width.
-func granted(w width, f family) []nft.Expr {
+// hasGrant matches packets of sources that have a grant of the width.
+func hasGrant(w width, f family) []nft.Expr {
 	match := append(f.is(), f.loadSource())
 	if w.bits != f.bits {
 		match = append(match, nft.And(mask(w.bits, f.bits)...))
@@ -313,7 +287,7 @@ func granted(w width, f family) []nft.Expr {
 	return append(match, nft.In(w.set()))
 }
 
-// spent continues after granted, with the one packet that spends the grant. Two
+// spent continues after hasGrant, with the one packet that spends the grant. Two
 // processors may find the grant before either removes it; only one gets the turn. In the
 // moment in which a transaction takes effect, packets see its grants and cannot spend
 // them yet: a packet that arrives then is dropped, and comes again.
@@ -321,41 +295,21 @@ func spent(w width) []nft.Expr {
 	return []nft.Expr{nft.Add(doorPrefix+w.door+turnInfix+w.family, turnFor), nft.Delete(w.set()), nft.NotIn(w.set())}
 }
 
-// askRules passes requests under a grant. A request spends nothing, except where there is
-// no handshake. A stray segment does not concern a single-use grant.
-func askRules(w width, f family, singleUse bool, let []nft.Expr) []nft.Rule {
+// grantRules pass what comes under a grant. A request spends nothing, except where there
+// is no handshake. A stray segment does not concern a single-use grant.
+func grantRules(w width, f family, singleUse bool) []nft.Rule {
 	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
 	if !singleUse {
-		return []nft.Rule{newRule(what, granted(w, f), let)}
+		return []nft.Rule{newRule(what, hasGrant(w, f), goTo(grantedChain))}
 	}
 	return []nft.Rule{
-		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), granted(w, f), let),
-		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), granted(w, f), spent(w), let),
+		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), hasGrant(w, f), goTo(grantedChain)),
+		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), hasGrant(w, f), spent(w), goTo(grantedChain)),
+		newRule(what+", to enter", completes(f), hasGrant(w, f), spent(w), goTo(enteredChain)),
 	}
 }
 
-// endRule passes what completes a handshake under a grant.
-func endRule(w width, f family, singleUse bool, enter []nft.Expr) nft.Rule {
-	match := granted(w, f)
-	if singleUse {
-		match = append(match, spent(w)...)
-	}
-	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, enter)
-}
-
-// refuse counts and refuses. Only a request for a new connection is answered with a
-// reset: one sent for a stray segment would end a live session.
-func refuse(counter string, rejects bool) []nft.Rule {
-	if !rejects {
-		return []nft.Rule{newRule("strangers", []nft.Expr{nft.Count(counter), nft.Drop()})}
-	}
-	return []nft.Rule{
-		newRule("strangers", []nft.Expr{nft.Count(counter)}),
-		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ), []nft.Expr{nft.Reset()}),
-		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP), []nft.Expr{nft.Unreachable()}),
-		newRule("strangers without a connection", []nft.Expr{nft.Drop()}),
-	}
-}
+func goTo(chain string) []nft.Expr { return []nft.Expr{nft.Verdict(unix.NFT_GOTO, chain)} }
 
 func newRule(what string, parts ...[]nft.Expr) nft.Rule {
 	return nft.Rule{What: what, Exprs: string(nft.Join(parts...))}

@@ -47,7 +47,7 @@ func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element
 // handshake under way is not, and has to begin again.
 func outlives(set string) bool {
 	_, grants := parseWidth(set)
-	return grants || strings.Contains(set, usedInfix) ||
+	return grants || strings.HasPrefix(set, usedSet) || strings.Contains(set, usedInfix) ||
 		strings.HasPrefix(set, flowsSet) || strings.HasPrefix(set, endedSet) || strings.HasPrefix(set, cutSet)
 }
 

@@ -15,15 +15,15 @@ func addPorts(t *nft.Table, doors []Door) {
 	verdicts := nft.SetDef{Flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
 		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}
 	plain := nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: typeInetService, KeyLen: 2}
-	asks := func(d Door) string { return doorPrefix + d.Name }
-	ends := func(d Door) string { return doorPrefix + d.Name + handshakeTail }
 	t.Sets = append(t.Sets,
-		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, asks),
-		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, asks),
-		portSet(handshakes, verdicts, doors, port.TCP, ends))
-	var guards, listens []port.Range
+		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP),
+		portSet(doorsInfix+"udp", verdicts, doors, port.UDP))
+	var guards, rejects, listens []port.Range
 	for _, d := range doors {
 		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
+		if d.Reject {
+			rejects = append(rejects, d.Ports...)
+		}
 	}
 	of := func(name string, ranges []port.Range, p port.Proto) nft.Set {
 		var spans []span
@@ -36,11 +36,12 @@ func addPorts(t *nft.Table, doors []Door) {
 	}
 	t.Sets = append(t.Sets,
 		of(guardedTCP, guards, port.TCP), of(guardedUDP, guards, port.UDP),
+		of(rejectsTCP, rejects, port.TCP), of(rejectsUDP, rejects, port.UDP),
 		of(listensTCP, listens, port.TCP), of(listensUDP, listens, port.UDP))
 }
 
-// portSet maps the ports of one protocol to chains.
-func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, to func(Door) string) nft.Set {
+// portSet maps the ports of one protocol to the doors' chains.
+func portSet(name string, def nft.SetDef, doors []Door, p port.Proto) nft.Set {
 	s := nft.Set{Name: name, Def: def}
 	for _, d := range doors {
 		for _, r := range d.Ports {
@@ -48,7 +49,7 @@ func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, to func(Do
 				continue
 			}
 			elems := intervals([]span{{portKey(r.First), portKey(r.Last)}})
-			elems[0].Chain = to(d)
+			elems[0].Chain = doorPrefix + d.Name
 			s.Elems = append(s.Elems, elems...)
 		}
 	}

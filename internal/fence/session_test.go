@@ -199,7 +199,7 @@ func TestPublishedPortsAreGuarded(t *testing.T) {
 		fib daddr type local tcp dport 8080-8081 dnat ip6 to [2001:db8:5::2]:80
 		}
 	}`)
-	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp")})
+	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp")}, Door{Name: "other", Ports: ports(t, "80/tcp")})
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 8080), dark)
 		want(t, p.visitor, "tcp", at(ip, 8081), reached)
@@ -207,6 +207,13 @@ func TestPublishedPortsAreGuarded(t *testing.T) {
 	p.give(grant("web", visitorIP, time.Minute), grant("web", visitorIP6, time.Minute))
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 8080), reached)
+	}
+	for _, ip := range []string{visitorIP, visitorIP6} { // and it is the door of the published port that was used
+		for door, want := range map[string]bool{"web": true, "other": false} {
+			if _, used, err := p.f.Used(door, netip.MustParseAddr(ip)); err != nil || used != want {
+				t.Errorf("%s has used door %s: %v, %v, want %v", ip, door, used, err, want)
+			}
+		}
 	}
 }
 

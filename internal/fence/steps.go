@@ -18,7 +18,7 @@ import (
 // milliseconds and the second 0.04 for each message: a change of grants that comes
 // meanwhile waits for about six, and for twice as long where both cores are busy. Shorter
 // parts would be more, and delay it more often.
-const stepSize = 50
+const stepSize = 16 << 10
 
 // guardInParts makes the table guard doors, starting from what the fence put there
 // before. It returns false if it cannot: the parts are not enough.
@@ -81,7 +81,7 @@ func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func
 		some := 0
 		err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
 			var dones []func()
-			for some = 0; some < len(all) && b.Len() < stepSize; some++ {
+			for some = 0; some < len(all) && b.Size() < stepSize; some++ {
 				done, err := each(c, b, all[some])
 				if err != nil {
 					return nil, err
@@ -192,8 +192,8 @@ func (f *Fence) exact() bool {
 // same says whether two tables, or parts of them, are equal.
 func same(a, b *nft.Table) bool { return len(differences(a, b)) == 0 }
 
-// betweenPorts returns old with ports that leave a changing door leading nowhere: nobody
-// comes in there. False: there are no such ports.
+// betweenPorts returns old without the ports that leave a changing door in the maps of
+// doors: they are guarded still, so nobody comes in there. False: there are no such ports.
 func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, bool) {
 	t, moves := *old, false
 	t.Sets = slices.Clone(old.Sets)
@@ -229,7 +229,7 @@ func between(old, next []nft.Element, changing map[string]bool) ([]nft.Element, 
 	for _, key := range bounds {
 		chain := chainAt(old, key)
 		if chain != "" && changing[doorOf(chain)] && chain != chainAt(next, key) {
-			chain, moves = nft.Dropped, true
+			chain, moves = "", true
 		}
 		if chain == last {
 			continue

@@ -230,6 +230,29 @@ func linkLocal(t *testing.T, n *nstest.NS, dev string) string {
 	return addr
 }
 
+// Where somebody else can change the table, a door that has lost its rules, or the way to
+// them, lets nobody in.
+func TestADamagedDoorLetsNobodyIn(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.f = openIn(t, p.host, true)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	p.give(grant("ssh", visitorIP, time.Hour), grant("ssh", visitorIP6, time.Hour))
+	for _, damage := range []string{"flush chain inet doorward door-ssh", "flush map inet doorward doors.tcp; flush map inet doorward doors.udp",
+		"flush chain inet doorward granted", "flush chain inet doorward entered"} {
+		want(t, p.visitor, "tcp", at(hostIP, 22), reached)
+		p.host.Run("nft", damage)
+		for _, ip := range []string{hostIP, hostIP6} {
+			want(t, p.visitor, "tcp", at(ip, 22), dark)
+			if damage != "flush chain inet doorward entered" { // which is for handshakes
+				want(t, p.visitor, "udp", at(ip, 22), dark)
+			}
+		}
+		p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	}
+}
+
 // Broadcasts and multicasts to a guarded port are guarded; others are let through.
 func TestBroadcastAndMulticast(t *testing.T) {
 	t.Parallel()

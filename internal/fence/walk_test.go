@@ -181,7 +181,7 @@ func (w *walk) tamper(rt *rapid.T) {
 		b.AddRule(pick.Name, newRule("tampered", []nft.Expr{nft.Accept()}))
 	case 2:
 		b.FlushSet("doors.tcp")
-		b.AddElements("doors.tcp", []nft.Element{{Key: portKey(9), Chain: midChain}, {Key: portKey(12), End: true}})
+		b.AddElements("doors.tcp", []nft.Element{{Key: portKey(9), Chain: refuseChain}, {Key: portKey(12), End: true}})
 	case 3:
 		b.DeleteTable()
 		clear(w.grants)

@@ -20,16 +20,19 @@ type Batch struct {
 	table string
 	msgs  []netlink.Message
 	what  []string
+	size  int
 }
 
 // Batch begins a transaction about the table, for Commit.
 func (c *Conn) Batch() *Batch { return &Batch{table: c.table} }
 
-// Len returns the number of messages that the transaction has so far.
-func (b *Batch) Len() int { return len(b.msgs) }
+// Size returns how many bytes the transaction's messages have so far, without their
+// headers.
+func (b *Batch) Size() int { return b.size }
 
 func (b *Batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
 	b.msgs = append(b.msgs, message(typ, flags, data))
+	b.size += len(data)
 	b.what = append(b.what, what)
 }
 
@@ -187,12 +190,8 @@ func elementList(table, set string, elems []Element) attrs {
 		if e.End {
 			data = data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		switch e.Chain {
-		case "":
-		case Dropped:
-			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(nfDrop, ""))
-		default:
-			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(unix.NFT_GOTO, e.Chain))
+		if e.Chain != "" {
+			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(unix.NFT_JUMP, e.Chain))
 		}
 		if e.Left > 0 {
 			data = data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.Left/time.Millisecond))

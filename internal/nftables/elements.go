@@ -106,10 +106,10 @@ func decodeElements(m netlink.Message, each func(Element)) error {
 			})
 		},
 		unix.NFTA_SET_ELEM_DATA: nfnetlink.Fields{unix.NFTA_DATA_VERDICT: nfnetlink.Fields{
-			// Any verdict other than a goto gets a name that no chain has, so that it
-			// differs from everything that is ever written except Dropped.
+			// Any verdict other than a jump gets a name that no chain has, so that it
+			// differs from everything that is ever written.
 			unix.NFTA_VERDICT_CODE: func(ad *netlink.AttributeDecoder) {
-				if code := int32(ad.Uint32()); code != unix.NFT_GOTO {
+				if code := int32(ad.Uint32()); code != unix.NFT_JUMP {
 					e.Chain = fmt.Sprintf("verdict %d ", code)
 				}
 			},

@@ -224,7 +224,7 @@ func drawElement(c *tape.Tape) (Element, func(*netlink.AttributeEncoder) error) 
 		if e.Chain != "" {
 			ae.Nested(unix.NFTA_SET_ELEM_DATA, func(d *netlink.AttributeEncoder) error {
 				d.Nested(unix.NFTA_DATA_VERDICT, func(v *netlink.AttributeEncoder) error {
-					v.Int32(unix.NFTA_VERDICT_CODE, unix.NFT_GOTO)
+					v.Int32(unix.NFTA_VERDICT_CODE, unix.NFT_JUMP)
 					v.String(unix.NFTA_VERDICT_CHAIN, e.Chain)
 					return nil
 				})

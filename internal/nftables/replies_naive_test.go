@@ -143,7 +143,7 @@ func naiveElement(l attributeList) (Element, bool) {
 				one := attributeList{a}
 				code := int32(one.number(unix.NFTA_VERDICT_CODE))
 				switch {
-				case a.typ == unix.NFTA_VERDICT_CODE && code != unix.NFT_GOTO:
+				case a.typ == unix.NFTA_VERDICT_CODE && code != unix.NFT_JUMP:
 					e.Chain = fmt.Sprintf("verdict %d ", code)
 				case a.typ == unix.NFTA_VERDICT_CHAIN:
 					e.Chain += one.str(unix.NFTA_VERDICT_CHAIN)

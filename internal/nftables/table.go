@@ -38,17 +38,14 @@ type SetDef struct {
 }
 
 // Element is a member of a set: a key, the end of an interval (the first key
-// after it), or a key and the chain to go to.
+// after it), or a key and the chain to jump to.
 type Element struct {
 	Key   string
 	End   bool
-	Chain string        // or Dropped, if the packet is to be dropped
+	Chain string
 	Timed bool          // it has a timeout; only as read
 	Left  time.Duration // until it times out, at least a millisecond
 }
-
-// Dropped stands for the verdict "drop" where an Element names a chain.
-const Dropped = "verdict 0 "
 
 // Chain is a chain with its rules, in their order.
 type Chain struct {
