@@ -28,6 +28,7 @@ const (
 	enteredChain   = "entered"
 	refuseChain    = "refuse"
 	answerChain    = "answer"
+	rememberChain  = "remember"
 	flowsChain     = "flows"
 )
 
@@ -41,7 +42,7 @@ const (
 	listensTCP = "listeners.tcp" // where knocks are listened for
 	listensUDP = "listeners.udp"
 	pendingSet = "pending." // connections whose handshake waits for the visitor
-	acksSet    = "acks"     // what an ACK that completes one acknowledges
+	acksSet    = "acks."    // visitors, and what an ACK of theirs that completes one acknowledges
 	usedSet    = "used."    // TCP ports, and who has completed a connection to them
 	flowsSet   = "flows."   // UDP flows that doors let in
 	endedSet   = "ended."   // those of them that were ended
@@ -68,18 +69,12 @@ const pendingMost = 1 << 18
 
 // addBase adds the base chains, which all packets traverse.
 func addBase(t *nft.Table, late bool) {
-	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), handshake(), published(), flows(), granted(),
-		entered(), refuse(), answer())
+	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), handshake(), published(),
+		flows(), granted(), entered(), refuse(), answer(), remember())
 	for _, f := range families() {
-		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.userSet(), f.tupleSet(flowsSet, flowsMost),
+		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.ackSet(), f.userSet(), f.tupleSet(flowsSet, flowsMost),
 			f.tupleSet(endedSet, endedMost), f.tupleSet(cutSet, cutMost))
 	}
-	t.Sets = append(t.Sets, nft.Set{
-		Name:  acksSet,
-		Def:   nft.SetDef{Flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, KeyType: typeInteger, KeyLen: 4, GCInterval: gcInterval},
-		Size:  2 * pendingMost,
-		Udata: typeofAck(),
-	})
 }
 
 // tupleSet is a set of connections, in the form that visitor loads.
@@ -91,6 +86,19 @@ func (f family) tupleSet(name string, size uint32) nft.Set {
 			KeyType: concat(f.keyType, typeInetService, f.keyType, typeInetService), GCInterval: gcInterval},
 		Lengths: []uint32{addr, 2, addr, 2},
 		Size:    size,
+	}
+}
+
+// ackSet has a visitor and a number for each. The number has the type of priorities (see
+// numbered), since nft cannot read back a plain integer in a concatenation.
+func (f family) ackSet() nft.Set {
+	addr := uint32(f.bits / 8)
+	return nft.Set{
+		Name: acksSet + f.name,
+		Def: nft.SetDef{Flags: setConcat | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, KeyLen: addr + 4,
+			KeyType: concat(f.keyType, typeClassID), GCInterval: gcInterval},
+		Lengths: []uint32{addr, 4},
+		Size:    pendingMost,
 	}
 }
 
@@ -177,7 +185,8 @@ func forward() nft.Chain {
 		[]nft.Expr{nft.CT(unix.NFT_CT_DIRECTION), nft.Cmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
 		[]nft.Expr{nft.Verdict(unix.NFT_GOTO, answerChain)}))
 	for _, f := range families() {
-		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), []nft.Expr{nft.Verdict(unix.NFT_JUMP, publishedChain)}))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), []nft.Expr{nft.Verdict(unix.NFT_JUMP, publishedChain)}),
+			newRule("no handshakes, IP"+f.name, continues(f), noPriority()))
 	}
 	return n
 }
@@ -269,13 +278,32 @@ func lateDemux() bool {
 
 // completes matches the segment that can complete a handshake: it acknowledges a SYN-ACK
 // that was sent to its sender lately (RFC 9293, section 3.10.7.4). Nobody else knows the
-// number, so a forged segment spends nothing. A number that was sent to another
-// connection is outside this one's window, and connection tracking then calls the segment
-// invalid.
+// number, so a forged segment spends nothing. A number that was sent to somebody else does
+// not count: connection tracking does not call every segment outside a connection's window
+// invalid (nf_conntrack_proto_tcp.c, NFCT_TCP_IGNORE).
 func completes(f family) []nft.Expr {
+	return slices.Concat(continues(f), []nft.Expr{inSegment(offsetAck, 4), nft.SetMeta(unix.NFT_META_PRIORITY)},
+		f.numbered(f.source), []nft.Expr{nft.In(acksSet + f.name)})
+}
+
+// continues matches a segment between the ends of a handshake that waits for the visitor.
+func continues(f family) []nft.Expr {
 	return slices.Concat(f.is(), hasFlags(tcpSynRstAck, unix.NFT_CMP_EQ, tcpAck),
 		[]nft.Expr{nft.CT(unix.NFT_CT_STATE), nft.And(nft.Native(ctInvalid)...), nft.Cmp(unix.NFT_CMP_EQ, 0, 0, 0, 0)},
-		f.visitor(), []nft.Expr{nft.In(pendingSet + f.name), inSegment(offsetAck, 4), nft.In(acksSet)})
+		f.visitor(), []nft.Expr{nft.In(pendingSet + f.name)})
+}
+
+// numbered loads an address, which is at an offset of the header, and the packet's
+// priority into the registers. The priority carries a number for a moment (see ackSet):
+// only in segments of handshakes, and whatever is sent on has none.
+func (f family) numbered(addr uint32) []nft.Expr {
+	size := uint32(f.bits / 8)
+	return []nft.Expr{nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addr, size, unix.NFT_REG_1),
+		nft.MetaTo(unix.NFT_META_PRIORITY, unix.NFT_REG32_00+size/4)}
+}
+
+func noPriority() []nft.Expr {
+	return []nft.Expr{nft.Immediate(0, 0, 0, 0), nft.SetMeta(unix.NFT_META_PRIORITY)}
 }
 
 // visitor loads a visitor's connection into the registers: their address and port, and
@@ -332,41 +360,36 @@ func entered() nft.Chain {
 		n.Rules = append(n.Rules, newRule("pending no more, IP"+f.name,
 			f.is(), isProto(unix.IPPROTO_TCP), f.visitor(), []nft.Expr{nft.Delete(pendingSet + f.name)}))
 	}
-	n.Rules = append(n.Rules, newRule("let in", setLabel(letIn), []nft.Expr{nft.Accept()}))
+	n.Rules = append(n.Rules, newRule("let in", noPriority(), setLabel(letIn), []nft.Expr{nft.Accept()}))
 	return n
 }
 
-// answer remembers what acknowledges a SYN-ACK: its sequence number and one. The kernel's
+// answer finds what acknowledges a SYN-ACK: its sequence number and one. The kernel's
 // rules can flip bits but not add; adding one means flipping the lowest zero and the ones
-// below it. When there is no room the answer is not sent, and is retransmitted in a
-// second.
+// below it.
 func answer() nft.Chain {
 	n := nft.Chain{Name: answerChain}
-	for _, f := range families() {
-		n.Rules = append(n.Rules, newRule("pending, IP"+f.name,
-			f.is(), isProto(unix.IPPROTO_TCP), f.host(), []nft.Expr{nft.Update(pendingSet+f.name, pendingFor)}))
-	}
 	number := func(v uint64) []byte { return binary.BigEndian.AppendUint32(nil, uint32(v)) }
 	for ones := range 33 {
 		below, zero := uint64(1)<<ones-1, uint64(1)<<ones
 		n.Rules = append(n.Rules, newRule(fmt.Sprintf("to be acknowledged, %d ones", ones),
 			isProto(unix.IPPROTO_TCP),
 			[]nft.Expr{inSegment(offsetSequence, 4), nft.And(number(below | zero)...), nft.Cmp(unix.NFT_CMP_EQ, number(below)...),
-				inSegment(offsetSequence, 4), nft.Xor(number(below | zero)...), nft.Update(acksSet, pendingFor), nft.Accept()}))
+				inSegment(offsetSequence, 4), nft.Xor(number(below | zero)...), nft.SetMeta(unix.NFT_META_PRIORITY)},
+			goTo(rememberChain)))
 	}
-	n.Rules = append(n.Rules, newRule("no room", []nft.Expr{nft.Drop()}))
 	return n
 }
 
-// typeofAck makes nft list the set of numbers with their type, since it cannot read back
-// a set of plain integers: the user data of "typeof tcp ackseq", as libnftnl encodes it
-// (include/udata.h) and nft writes it (src/payload.c).
-func typeofAck() []byte {
-	tlv := func(typ byte, v []byte) []byte { return append([]byte{typ, byte(len(v))}, v...) }
-	const bigEndian, payloadExpr, tcp, ackseq, bits = 2, 7, 8, 4, 32
-	return slices.Concat(
-		tlv(0, nft.Native(bigEndian)),
-		tlv(3, slices.Concat(
-			tlv(0, nft.Native(payloadExpr)),
-			tlv(1, slices.Concat(tlv(0, nft.Native(tcp)), tlv(1, nft.Native(ackseq)), tlv(4, nft.Native(bits)))))))
+// remember remembers a handshake that waits for the visitor. When there is no room the
+// answer is not sent, and is retransmitted in a second.
+func remember() nft.Chain {
+	n := nft.Chain{Name: rememberChain}
+	for _, f := range families() {
+		n.Rules = append(n.Rules, newRule("pending, IP"+f.name, f.is(), isProto(unix.IPPROTO_TCP),
+			f.host(), []nft.Expr{nft.Update(pendingSet+f.name, pendingFor)},
+			f.numbered(f.dst), []nft.Expr{nft.Update(acksSet+f.name, pendingFor)}, noPriority(), []nft.Expr{nft.Accept()}))
+	}
+	n.Rules = append(n.Rules, newRule("no room", []nft.Expr{nft.Drop()}))
+	return n
 }

@@ -51,6 +51,7 @@
 //			type filter hook forward priority mangle; policy accept;
 //			tcp flags == (syn | ack) ct direction reply ct label ASKED goto answer
 //			COMPLETES jump published
+//			FROM @pending.v4 meta priority set none
 //		}
 //		chain published {
 //			update @used.v4 { ct original proto-dst . ip saddr timeout 1d }
@@ -72,8 +73,10 @@
 //			ct state established accept                   # answers to this host
 //		}
 //		chain answer {
-//			update @pending.v4 { ip daddr . tcp dport . ip saddr . tcp sport timeout 130s }
-//			update @acks { tcp sequence + 1 timeout 130s } accept
+//			meta priority set tcp sequence + 1 goto remember
+//		}
+//		chain remember {
+//			update @pending.v4 { TO timeout 130s } update @acks.v4 { ip daddr . meta priority timeout 130s } meta priority set none accept
 //			drop
 //		}
 //		chain door-ssh {                                  # what returns is refused
@@ -92,8 +95,8 @@
 //			accept
 //		}
 //		chain entered {
-//			delete @pending.v4 { ip saddr . tcp sport . ip daddr . tcp dport }
-//			ct label set LETIN accept
+//			delete @pending.v4 { FROM }
+//			meta priority set none ct label set LETIN accept
 //		}
 //		chain refuse {
 //			tcp flags == syn tcp dport @rejecting.tcp reject with tcp reset
@@ -102,10 +105,10 @@
 //		}
 //	}
 //
-// where COMPLETES is ip saddr . tcp sport . ip daddr . tcp dport @pending.v4
-// tcp ackseq @acks, for a valid segment with ACK and neither SYN nor RST, FROM is ip
-// saddr . udp sport . ip daddr . udp dport (or tcp's ports), and TO is ip daddr . udp dport . ip saddr
-// . udp sport.
+// where COMPLETES is FROM @pending.v4 meta priority set tcp ackseq ip saddr . meta
+// priority @acks.v4, for a valid segment with ACK and neither SYN nor RST, FROM is ip
+// saddr . udp sport . ip daddr . udp dport (or tcp's ports), and TO is ip daddr . udp
+// dport . ip saddr . udp sport.
 //
 // The reasons:
 //
@@ -116,7 +119,8 @@
 //     single-use grant. A connection comes about in no other way: the kernel makes
 //     it, with a SYN cookie or without, from an ACK of the very number that its
 //     SYN-ACK had, and that SYN-ACK was seen going out. Whoever cannot read the
-//     visitor's packets does not know the number.
+//     visitor's packets does not know the number, and no other number counts: who
+//     was let in, too, knows those of their own handshakes.
 //   - A live session is one whose socket is live: early demultiplexing has found a
 //     socket for the packet, and not that of a handshake. So it passes without
 //     regard to connection tracking, which may forget it and never decides who

@@ -51,6 +51,65 @@ func TestForgedSegmentsSpendNothing(t *testing.T) {
 	}
 }
 
+// Somebody who may come in, too, knows the numbers of their own handshakes. In another
+// visitor's name these complete none, even if connection tracking does not look at numbers.
+// And no number is left in the priority of what the host sends on.
+func TestNumbersOfOtherHandshakes(t *testing.T) {
+	t.Parallel()
+	for at, door := range map[string]int{"this host": 22, "a published port": 8080} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			listen(t, p.behind(), 80)
+			listen(t, p.host, 22)
+			listen(t, p.host, 24)
+			p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
+				fib daddr type local tcp dport 8080 dnat ip to 198.51.100.2:80
+				}
+			}`)
+			p.host.Run("nft", `table inet numbers { chain post { type filter hook postrouting priority 0;
+				meta priority != none counter
+				}
+			}`)
+			p.host.Run("sysctl", "-q", "net.netfilter.nf_conntrack_tcp_be_liberal=1")
+			mute(p.visitor, "40000-40999")
+			const others = "192.0.2.3"
+			p.visitor.Run("ip", "addr", "add", others+"/24", "dev", p.peerIf())
+			p.guard(Door{Name: "once", Ports: ports(t, "22/tcp", "8080/tcp"), SingleUse: true}, Door{Name: "open", Ports: ports(t, "24/tcp")})
+			p.give(grant("once", visitorIP, time.Minute), grant("open", others, time.Minute))
+			a, to := newAttacker(t, p.visitor), netip.AddrPortFrom(hostSSH.Addr(), uint16(door))
+			own, ok := a.ask(addrPort(others+":40000"), netip.AddrPortFrom(hostSSH.Addr(), 24), 1)
+			if !ok {
+				t.Fatal("no answer under a grant")
+			}
+			c, ok := a.ask(visitorPort(40000), to, 1)
+			if !ok {
+				t.Fatal("no answer to what the forger asks in the visitor's name: the test proves nothing")
+			}
+			for range 3 {
+				a.send(segment{from: c.from, to: to, flags: ack, seq: c.seq, ack: own.ack})
+			}
+			if _, used, err := p.f.Used("once", c.from.Addr()); err != nil || used {
+				t.Errorf("a number of somebody else's handshake is a use: %v, %v", used, err)
+			}
+			if gs, err := p.f.allGrants(); err != nil || len(gs) != 2 {
+				t.Errorf("a number of somebody else's handshake spends a grant: left are %v, %v", gs, err)
+			}
+			c.complete()
+			if !c.lives() {
+				t.Error("the visitor's own number completes no handshake")
+			}
+			own.complete()
+			if !own.lives() {
+				t.Error("the other's number does not complete their own handshake")
+			}
+			if out := p.host.Run("nft", "list", "table", "inet", "numbers"); !strings.Contains(out, "counter packets 0 ") {
+				t.Errorf("a packet has a priority:\n%s", out)
+			}
+		})
+	}
+}
+
 // A forger's request in the visitor's name ends when the visitor's host resets it. So it
 // does not block the visitor's own connection.
 func TestResetsArrive(t *testing.T) {

@@ -81,7 +81,7 @@ func FuzzLayout(f *testing.F) {
 func plain(t *nft.Table) *nft.Table {
 	p := &nft.Table{Flags: t.Flags, Comment: t.Comment, Counters: t.Counters, Chains: slices.Clone(t.Chains)}
 	for _, s := range t.Sets {
-		s.Lengths, s.Size, s.Udata = nil, 0, nil
+		s.Lengths, s.Size = nil, 0
 		p.Sets = append(p.Sets, s)
 	}
 	slices.SortFunc(p.Sets, func(a, b nft.Set) int { return cmp.Compare(a.Name, b.Name) })

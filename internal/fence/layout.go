@@ -47,10 +47,10 @@ const (
 
 // Types of keys, by nft's numbers (include/datatype.h), for its listings.
 const (
-	typeInteger     = 4
 	typeIPv4        = 7
 	typeIPv6        = 8
 	typeInetService = 13
+	typeClassID     = 23
 	typeBits        = 6 // of each type in a concatenation
 )
 

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stepSize is how many messages a part of a Guard has at least, if that many are left.
+// stepSize is how many bytes a part of a Guard has at least, if that many are left.
 // Whatever is in it, the kernel walks all rules of the table once for each part
 // (nf_tables_api.c, nft_table_validate), and for each rule it looks for a set by its name
 // among all sets (nft_set_lookup). With a thousand doors the first takes some four

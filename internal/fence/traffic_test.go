@@ -171,6 +171,29 @@ func TestReject(t *testing.T) {
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 }
 
+// Whether strangers are answered is a matter of the port and its protocol.
+func TestRejectAtSomePorts(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	doors := []Door{
+		{Name: "loud", Ports: ports(t, "22/tcp", "23-24/udp", "65535/tcp"), Reject: true},
+		{Name: "silent", Ports: ports(t, "22/udp", "23-24/tcp", "65534/tcp", "65535/udp")},
+	}
+	answers := map[string]bool{"22/tcp": true, "23/udp": true, "24/udp": true, "65535/tcp": true,
+		"22/udp": false, "23/tcp": false, "24/tcp": false, "65534/tcp": false, "65535/udp": false}
+	for range 2 {
+		p.guard(doors...)
+		for at, answer := range answers {
+			r := ports(t, at)[0]
+			how := map[bool]string{true: rejected, false: dark}[answer == doors[0].Reject]
+			for _, ip := range []string{hostIP, hostIP6} {
+				want(t, p.visitor, r.Proto.String(), net.JoinHostPort(ip, fmt.Sprint(r.First)), how)
+			}
+		}
+		doors[0].Reject, doors[1].Reject = false, true // which changes nothing that is a door's own
+	}
+}
+
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)

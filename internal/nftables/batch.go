@@ -100,9 +100,6 @@ func (b *Batch) MakeSet(s Set) {
 	if desc := description(s); desc != nil {
 		data = data.bytes(unix.NFTA_SET_DESC, desc)
 	}
-	if s.Udata != nil {
-		data = data.bytes(nftaSetUdata, s.Udata)
-	}
 	if s.Def.Once {
 		data = data.bytes(nftaSetExpr, once())
 	}

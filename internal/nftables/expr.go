@@ -16,7 +16,6 @@ const (
 	dynsetUpdate   = 1  // NFT_DYNSET_OP_UPDATE
 	dynsetDelete   = 2  // NFT_DYNSET_OP_DELETE
 	nftaSetExpr    = 17 // NFTA_SET_EXPR
-	nftaSetUdata   = 13 // NFTA_SET_USERDATA
 	nftaSetCount   = 20 // NFTA_SET_COUNT
 	limitRate      = 1  // NFTA_LIMIT_RATE
 	limitUnit      = 2  // NFTA_LIMIT_UNIT
@@ -47,8 +46,23 @@ func Join(parts ...[]Expr) []byte {
 
 // Meta puts a property of the packet that is not in its bytes into the first register:
 // NFT_META_*, four bytes at most.
-func Meta(key uint32) Expr {
-	return expression("meta", attrs{}.u32(unix.NFTA_META_KEY, key).u32(unix.NFTA_META_DREG, unix.NFT_REG_1))
+func Meta(key uint32) Expr { return MetaTo(key, unix.NFT_REG_1) }
+
+// MetaTo is Meta for any register.
+func MetaTo(key, reg uint32) Expr {
+	return expression("meta", attrs{}.u32(unix.NFTA_META_KEY, key).u32(unix.NFTA_META_DREG, register(reg)))
+}
+
+// SetMeta gives the packet the property that is in the first register.
+func SetMeta(key uint32) Expr {
+	return expression("meta", attrs{}.u32(unix.NFTA_META_KEY, key).u32(unix.NFTA_META_SREG, unix.NFT_REG_1))
+}
+
+// Immediate puts bytes into the first register.
+func Immediate(v ...byte) Expr {
+	return expression("immediate", attrs{}.
+		u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1).
+		value(unix.NFTA_IMMEDIATE_DATA, v))
 }
 
 // Cmp matches when the first register compares to v as op (NFT_CMP_*) says.
@@ -113,9 +127,7 @@ func CTOf(key uint32, direction uint8) Expr {
 // there (nft_ct_set_eval), and does nothing for a packet that is not tracked.
 func SetLabels(labels []byte) []Expr {
 	return []Expr{
-		expression("immediate", attrs{}.
-			u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1).
-			value(unix.NFTA_IMMEDIATE_DATA, labels)),
+		Immediate(labels...),
 		expression("ct", attrs{}.
 			u32(unix.NFTA_CT_SREG, unix.NFT_REG_1).
 			u32(unix.NFTA_CT_KEY, unix.NFT_CT_LABELS)),

@@ -26,7 +26,6 @@ type Set struct {
 	Elems   []Element // of interval sets only, sorted
 	Lengths []uint32  // of a concatenated key's fields; only to create
 	Size    uint32    // elements it can hold, 0 for the kernel's choice; only to create
-	Udata   []byte    // user data from which nft knows its type; only to create
 	Count   int       // elements, including those that have timed out; only as read, and -1 before Linux 6.16
 }
 
