@@ -5,7 +5,6 @@ package fence
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	nft "github.com/doorward/doorward/internal/nftables"
@@ -26,7 +25,7 @@ const (
 
 // manyPorts is how many TCP ports a door may have for Used to ask about each of them. One
 // that has more remembers its users by itself.
-const manyPorts = 1024
+const manyPorts = askAtOnce
 
 // hasManyPorts says whether the door remembers its users by itself.
 func (d Door) hasManyPorts() bool {
@@ -71,7 +70,7 @@ func addUsed(t *nft.Table, n *nft.Chain) {
 
 // Used says whether a source has completed a connection to a door's TCP ports within the
 // last day, and how long ago the latest began. It costs the same however many users there
-// are, and at most 1,024 look-ups.
+// are, and at most 64 look-ups.
 func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,17 +79,11 @@ func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool
 		if _, _, err := placeOf(f.doors, Grant{Door: door, Source: p}); err != nil {
 			return err
 		}
-		for some := range slices.Chunk(f.doors[door].door.user(canonical(p).Addr()), askAtOnce) {
-			err := c.Find(some, func(_ int, e nft.Element) {
-				if since := max(0, usedFor-e.Left); !ok || since < ago {
-					ago, ok = since, true
-				}
-			})
-			if err != nil {
-				return err
+		return c.Find(f.doors[door].door.user(canonical(p).Addr()), func(_ int, e nft.Element) {
+			if since := max(0, usedFor-e.Left); !ok || since < ago {
+				ago, ok = since, true
 			}
-		}
-		return nil
+		})
 	})
 	if err != nil {
 		return 0, false, err
