@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"cmp"
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -17,13 +19,19 @@ listen = [59000, 59001, 59002]
 touch = [59000, 59002]
 within = "2s"
 judge = "every 2s"
-penalty = "3s"
+penalty = "5s"
 scope = "door"
 `
 
-// silent checks that a listener does not listen.
+// silent waits until a listener does not listen, and checks that nothing answers.
 func (s *site) silent(port string) {
 	s.t.Helper()
+	s.until("no listener at "+port, func() error {
+		if listens, err := s.listensAt(port); err != nil || listens {
+			return cmp.Or(err, errors.New("there is one"))
+		}
+		return nil
+	})
 	if c, err := s.dial(s.stranger, gate4, port, dark); err == nil {
 		c.Close()
 		s.t.Errorf("the listener at %s is up", port)
@@ -35,13 +43,18 @@ func (s *site) listens(ports ...string) {
 	s.t.Helper()
 	for _, port := range ports {
 		s.until("a listener at "+port, func() error {
-			out, err := s.server.Run(s.t.Context(), "ss", "-Hltn", "sport = :"+port)
-			if err == nil && out == "" {
-				err = errNone
+			if listens, err := s.listensAt(port); err != nil || !listens {
+				return cmp.Or(err, errNone)
 			}
-			return err
+			return nil
 		})
 	}
+}
+
+// listensAt says whether something listens at a port of the server's, without touching it.
+func (s *site) listensAt(port string) (bool, error) {
+	out, err := s.server.Run(s.t.Context(), "ss", "-Hltn", "sport = :"+port)
+	return out != "", err
 }
 
 func TestArticle(t *testing.T) {

@@ -46,6 +46,7 @@ func TestARecordingIsWorthNothing(t *testing.T) {
 	other.send(request)
 	other.silent("the request after that hello")
 
+	s.has("web", visitor4+" sealed alice") // on disk, and so in the log
 	said := len(s.gate.Output())
 	altered := s.dialled(s.visitor, "udp", gate4, seal.X25519)
 	for _, d := range first.sent {
