@@ -34,7 +34,8 @@ const (
 
 // Sets that belong to no door.
 const (
-	doorsInfix = "doors." // ports to the doors' chains
+	doorsInfix = "doors."     // ports to the doors' chains
+	handshakes = "handshakes" // ports to the chains of those where a handshake spends the grant
 	guardedTCP = "guarded.tcp"
 	guardedUDP = "guarded.udp"
 	rejectsTCP = "rejecting.tcp" // those of the guarded ports where strangers are refused with an answer
@@ -200,6 +201,7 @@ func published() nft.Chain {
 		n.Rules = append(n.Rules, f.uses(at))
 	}
 	n.Rules = append(n.Rules,
+		newRule("grants of single use", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(handshakes)}),
 		newRule("doors", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(doorsInfix + "tcp")}),
 		newRule("strangers", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.In(guardedTCP)}, goTo(refuseChain)))
 	return n
@@ -242,12 +244,15 @@ func midstream(late bool) nft.Chain {
 	return n
 }
 
-// handshake notes who completes a connection, and returns it to be judged.
+// handshake notes who completes a connection, and spends a single-use grant for it. What
+// returns is judged by the door.
 func handshake() nft.Chain {
 	n := nft.Chain{Name: handshakeChain}
 	for _, f := range families() {
 		n.Rules = append(n.Rules, f.uses(destinationPort()))
 	}
+	n.Rules = append(n.Rules, newRule("grants of single use", isProto(unix.IPPROTO_TCP),
+		[]nft.Expr{destinationPort(), nft.VMap(handshakes)}))
 	return n
 }
 

@@ -180,7 +180,7 @@ func TestPortsThatMove(t *testing.T) {
 					break
 				}
 			}
-			return portSet("doors.tcp", nft.SetDef{}, doors, port.TCP).Elems
+			return portSet("doors.tcp", nft.SetDef{}, doors, port.TCP, "").Elems
 		}
 		old, next := draw("old"), draw("next")
 		changing := map[string]bool{}

@@ -46,6 +46,7 @@
 //		}
 //		chain handshake {                                 # and back, to the door
 //			update @used.v4 { tcp dport . ip saddr timeout 1d }
+//			tcp dport vmap @handshakes                    # 23 : jump door-once.handshake
 //		}
 //		chain forward {                                   # published ports
 //			type filter hook forward priority mangle; policy accept;
@@ -55,6 +56,7 @@
 //		}
 //		chain published {
 //			update @used.v4 { ct original proto-dst . ip saddr timeout 1d }
+//			ct original proto-dst vmap @handshakes
 //			ct original proto-dst vmap @doors.tcp
 //			ct original proto-dst @guarded.tcp goto refuse
 //		}
@@ -85,6 +87,13 @@
 //			ip saddr & 255.255.255.0 @door-ssh.v4.24 goto granted
 //			counter name "door-ssh"
 //		}
+//		chain door-once {                                 # a door with grants of single use
+//			tcp flags == syn ip saddr @door-once.v4.32 goto granted
+//			counter name "door-once"
+//		}
+//		chain door-once.handshake {
+//			ip saddr @door-once.v4.32 SPENT goto entered
+//		}
 //		chain granted {
 //			COMPLETES goto entered
 //			tcp flags == syn tcp option fastopen exists drop
@@ -106,9 +115,10 @@
 //	}
 //
 // where COMPLETES is FROM @pending.v4 meta priority set tcp ackseq ip saddr . meta
-// priority @acks.v4, for a valid segment with ACK and neither SYN nor RST, FROM is ip
-// saddr . udp sport . ip daddr . udp dport (or tcp's ports), and TO is ip daddr . udp
-// dport . ip saddr . udp sport.
+// priority @acks.v4, for a valid segment with ACK and neither SYN nor RST, SPENT is add
+// @door-once.turn.v4 { ip saddr timeout 10s } delete @door-once.v4.32 { ip saddr } ip saddr
+// != @door-once.v4.32, FROM is ip saddr . udp sport . ip daddr . udp dport (or tcp's
+// ports), and TO is ip daddr . udp dport . ip saddr . udp sport.
 //
 // The reasons:
 //
@@ -192,6 +202,7 @@ import (
 	"sync/atomic"
 
 	nft "github.com/doorward/doorward/internal/nftables"
+	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
@@ -255,7 +266,8 @@ func (f *Fence) guarded() (view, error) {
 
 // part is a part of the table. It is immutable, except most: it is replaced by another.
 type part struct {
-	door   Door           // zero for the part that all doors share
+	door   Door           // that it was made for; zero for the part that all doors share
+	ports  []port.Range   // that lead to the door now
 	widths map[width]bool // of sets in addition to those for single addresses
 	want   *nft.Table
 	base   *nft.Table     // want as the kernel shows it

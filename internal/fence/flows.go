@@ -105,7 +105,7 @@ func (v view) flowSources(ends []Grant) (flowSources, error) {
 		if _, _, err := placeOf(v.doors, e); err != nil {
 			return s, err
 		}
-		s.add(e.Source, v.doors[e.Door].door.Ports)
+		s.add(e.Source, v.doors[e.Door].ports)
 	}
 	return s, nil
 }

@@ -189,6 +189,7 @@ func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 	}
 	maps.Copy(widths, more)
 	next := newPart(p.door, widths)
+	next.ports = p.ports
 	plan(b, next.want, p.base, staleOf(next.want, p.base, again...), nil)
 	next.base, next.most = next.want, maps.Clone(p.most)
 	for _, s := range again {

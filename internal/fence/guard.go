@@ -141,7 +141,7 @@ func partsFor(doors []Door, got *nft.Table) map[string]*part {
 }
 
 func newPart(d Door, widths map[width]bool) *part {
-	return &part{door: d, widths: widths, want: layoutDoor(d, widths)}
+	return &part{door: d, ports: d.Ports, widths: widths, want: layoutDoor(d, widths)}
 }
 
 // wholeOf joins one side of all parts.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	nft "github.com/doorward/doorward/internal/nftables"
+	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,8 @@ const (
 	alwaysInfix = ".always."
 	usedInfix   = ".used." // who has used a door of many ports
 	turnInfix   = ".turn." // whose turn it is to spend a grant of single use
+
+	handshakeTail = ".handshake" // the chain that has handshakes spend grants of single use
 )
 
 // priority is after connection tracking (-200) and before destination NAT (-100).
@@ -105,6 +108,9 @@ type width struct {
 func (w width) set() string {
 	return doorPrefix + w.door + "." + w.family + "." + strconv.Itoa(w.bits)
 }
+
+// what says what the rules of the width are for.
+func (w width) what() string { return fmt.Sprintf("grants, IP%s/%d", w.family, w.bits) }
 
 // parseWidth is the inverse of width.set.
 func parseWidth(set string) (width, bool) {
@@ -215,10 +221,11 @@ func concat(types ...uint32) uint32 {
 }
 
 // addDoor adds the chain that judges what arrives at the door: it is left for another
-// chain by what has a grant. What returns is refused.
+// chain by what has a grant. What returns is refused. What completes a handshake is judged
+// before by another chain where it spends the grant.
 func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
-	n := nft.Chain{Name: name}
+	n, ends := nft.Chain{Name: name}, nft.Chain{Name: name + handshakeTail}
 	if d.hasManyPorts() {
 		addUsed(t, &n)
 	}
@@ -233,7 +240,9 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 			Def:   nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: f.keyType, KeyLen: uint32(f.bits / 8)},
 			Elems: elems,
 		})
-		n.Rules = append(n.Rules, newRule("always, IP"+f.name, f.is(), []nft.Expr{f.loadSource(), nft.In(always)}, goTo(grantedChain)))
+		match := append(f.is(), f.loadSource(), nft.In(always))
+		n.Rules = append(n.Rules, newRule("always, IP"+f.name, match, goTo(grantedChain)))
+		ends.Rules = append(ends.Rules, newRule("always, IP"+f.name, match, goTo(enteredChain)))
 	}
 	for _, f := range families() {
 		if d.SingleUse {
@@ -245,12 +254,28 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 				continue
 			}
 			t.Sets = append(t.Sets, grantSet(w, f, d.SingleUse))
-			n.Rules = append(n.Rules, grantRules(w, f, d.SingleUse)...)
+			if d.SingleUse {
+				n.Rules = append(n.Rules, d.onceRules(w, f)...)
+				ends.Rules = append(ends.Rules, newRule(w.what(), hasGrant(w, f), spent(w), goTo(enteredChain)))
+			} else {
+				n.Rules = append(n.Rules, newRule(w.what(), hasGrant(w, f), goTo(grantedChain)))
+			}
 		}
 	}
 	t.Counters = append(t.Counters, name)
 	n.Rules = append(n.Rules, newRule("strangers", []nft.Expr{nft.Count(name)}))
 	t.Chains = append(t.Chains, n)
+	if d.handshakesSpend() {
+		t.Chains = append(t.Chains, ends)
+	}
+}
+
+// handshakesSpend says whether what completes a handshake at the door spends a grant.
+func (d Door) handshakesSpend() bool { return d.SingleUse && d.guards(port.TCP) }
+
+// guards says whether the door has ports of a protocol.
+func (d Door) guards(p port.Proto) bool {
+	return slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == p })
 }
 
 func grantSet(w width, f family, singleUse bool) nft.Set {
@@ -295,18 +320,16 @@ func spent(w width) []nft.Expr {
 	return []nft.Expr{nft.Add(doorPrefix+w.door+turnInfix+w.family, turnFor), nft.Delete(w.set()), nft.NotIn(w.set())}
 }
 
-// grantRules pass what comes under a grant. A request spends nothing, except where there
-// is no handshake. A stray segment does not concern a single-use grant.
-func grantRules(w width, f family, singleUse bool) []nft.Rule {
-	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
-	if !singleUse {
-		return []nft.Rule{newRule(what, hasGrant(w, f), goTo(grantedChain))}
+// onceRules pass requests under a single-use grant. A request spends nothing, except
+// where there is no handshake. A stray segment does not concern a single-use grant.
+func (d Door) onceRules(w width, f family) (rules []nft.Rule) {
+	if d.guards(port.TCP) {
+		rules = append(rules, newRule(w.what()+", to ask", isSyn(unix.NFT_CMP_EQ), hasGrant(w, f), goTo(grantedChain)))
 	}
-	return []nft.Rule{
-		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), hasGrant(w, f), goTo(grantedChain)),
-		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), hasGrant(w, f), spent(w), goTo(grantedChain)),
-		newRule(what+", to enter", completes(f), hasGrant(w, f), spent(w), goTo(enteredChain)),
+	if d.guards(port.UDP) {
+		rules = append(rules, newRule(w.what()+", for a flow", isProto(unix.IPPROTO_UDP), hasGrant(w, f), spent(w), goTo(grantedChain)))
 	}
+	return rules
 }
 
 func goTo(chain string) []nft.Expr { return []nft.Expr{nft.Verdict(unix.NFT_GOTO, chain)} }

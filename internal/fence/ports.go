@@ -4,6 +4,7 @@ package fence
 
 import (
 	"encoding/binary"
+	"slices"
 
 	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
@@ -16,8 +17,9 @@ func addPorts(t *nft.Table, doors []Door) {
 		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}
 	plain := nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: typeInetService, KeyLen: 2}
 	t.Sets = append(t.Sets,
-		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP),
-		portSet(doorsInfix+"udp", verdicts, doors, port.UDP))
+		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, ""),
+		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, ""),
+		portSet(handshakes, verdicts, slices.DeleteFunc(slices.Clone(doors), func(d Door) bool { return !d.handshakesSpend() }), port.TCP, handshakeTail))
 	var guards, rejects, listens []port.Range
 	for _, d := range doors {
 		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
@@ -40,8 +42,8 @@ func addPorts(t *nft.Table, doors []Door) {
 		of(listensTCP, listens, port.TCP), of(listensUDP, listens, port.UDP))
 }
 
-// portSet maps the ports of one protocol to the doors' chains.
-func portSet(name string, def nft.SetDef, doors []Door, p port.Proto) nft.Set {
+// portSet maps the ports of one protocol to the doors' chains, whose names have that tail.
+func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, tail string) nft.Set {
 	s := nft.Set{Name: name, Def: def}
 	for _, d := range doors {
 		for _, r := range d.Ports {
@@ -49,7 +51,7 @@ func portSet(name string, def nft.SetDef, doors []Door, p port.Proto) nft.Set {
 				continue
 			}
 			elems := intervals([]span{{portKey(r.First), portKey(r.Last)}})
-			elems[0].Chain = doorPrefix + d.Name
+			elems[0].Chain = doorPrefix + d.Name + tail
 			s.Elems = append(s.Elems, elems...)
 		}
 	}

@@ -134,7 +134,7 @@ func newChange(d Door, was *part) change {
 		c.was = &part{base: &nft.Table{}}
 	}
 	c.next = newPart(d, c.was.widths)
-	c.next.door.Ports = c.was.door.Ports // until share
+	c.next.ports = c.was.ports // until share
 	return c
 }
 
@@ -171,7 +171,7 @@ func (f *Fence) share(next *nft.Table, doors []Door) error {
 			f.shared = part{want: next, base: next}
 			for _, d := range doors {
 				p := *f.doors[d.Name]
-				p.door = d
+				p.door, p.ports = d, d.Ports
 				f.doors[d.Name] = &p
 			}
 		}, nil
