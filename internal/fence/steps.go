@@ -11,14 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stepSize is how many bytes a part of a Guard has at least, if that many are left.
-// Whatever is in it, the kernel walks all rules of the table once for each part
-// (nf_tables_api.c, nft_table_validate), and for each rule it looks for a set by its name
-// among all sets (nft_set_lookup). With a thousand doors the first takes some four
-// milliseconds and the second 0.04 for each message: a change of grants that comes
-// meanwhile waits for about six, and for twice as long where both cores are busy. Shorter
-// parts would be more, and delay it more often.
-const stepSize = 16 << 10
+// stepSize is how many bytes the messages of a part of a Guard have at least, if that many
+// are left. Whatever is in it, the kernel walks all rules of the table once for each part
+// (nf_tables_api.c, nft_table_validate), and looks for each set by its name among all sets
+// (nft_set_lookup). With a thousand doors a part takes three or four milliseconds, and
+// eight where all are of single use, for which a change of grants waits. Larger parts would
+// take longer, and smaller ones would be more.
+const stepSize = 4 << 10
 
 // guardInParts makes the table guard doors, starting from what the fence put there
 // before. It returns false if it cannot: the parts are not enough.
