@@ -145,8 +145,8 @@ func TestGuardInParts(t *testing.T) {
 	for _, next := range [][]Door{doors(0, true), doors(5, true), doors(5, false)} {
 		before := p.generation()
 		p.guard(next...)
-		if n := p.generation() - before; n < 3 || n > 20 {
-			t.Errorf("Guard took %d transactions for 60 doors, want a few", n)
+		if n := p.generation() - before; n < 3 || n >= 60 {
+			t.Errorf("Guard took %d transactions for 60 doors, want some, and fewer than doors", n)
 		}
 		must(t, p.f.Check())
 		if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 || gs[0].Source != g.Source {
