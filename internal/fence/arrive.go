@@ -227,9 +227,9 @@ func output() nft.Chain {
 
 // midstream separates what may complete a handshake from what belongs to a connection;
 // only the latter is passed. What returns completes a handshake, which the fence may not
-// have seen begin, or is a stray segment. A reset may come from anybody: it makes no connection
-// and is never answered, and it is how a visitor's host aborts what a forger began in its
-// name (RFC 9293, section 3.5.2, group 2).
+// have seen begin, or is a stray segment. A reset may come from anybody: it makes no
+// connection and is never answered, and it is how a visitor's host aborts what a forger
+// began in its name (RFC 9293, section 3.5.2, group 2).
 func midstream(late bool) nft.Chain {
 	n := nft.Chain{Name: midChain, Rules: []nft.Rule{
 		newRule("resets", hasFlags(tcpRst, unix.NFT_CMP_EQ, tcpRst), []nft.Expr{nft.Accept()}),

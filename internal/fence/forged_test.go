@@ -473,14 +473,18 @@ func TestUsed(t *testing.T) {
 			t.Errorf("after a connection to port 22, a door with ports %s was used: %v", many, got)
 		}
 	}
-	p.guard(Door{Name: "ssh", Ports: ports(t, "1-65/tcp")})
-	a.ask(visitorPort(40001), hostSSH, 1)
-	if used(visitorIP) {
-		t.Error("a SYN alone counts as use of a door of many ports")
-	}
-	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
-	if !used(visitorIP) || used(visitorIP6) {
-		t.Error("Used does not return who has used a door of many ports")
+	for _, once := range []bool{false, true} {
+		p.guard()
+		p.guard(Door{Name: "ssh", Ports: ports(t, "1-65/tcp"), SingleUse: once})
+		p.give(grant("ssh", visitorIP, time.Minute))
+		a.ask(visitorPort(40001), hostSSH, 1)
+		if used(visitorIP) {
+			t.Errorf("a SYN alone counts as use of a door of many ports (single use: %v)", once)
+		}
+		want(t, p.visitor, "tcp", at(hostIP, 22), reached)
+		if !used(visitorIP) || used(visitorIP6) {
+			t.Errorf("Used does not return who has used a door of many ports (single use: %v)", once)
+		}
 	}
 	if _, _, err := p.f.Used("sh", netip.MustParseAddr(visitorIP)); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
 		t.Errorf("Used() of an unknown door: %v", err)

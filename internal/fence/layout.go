@@ -226,8 +226,11 @@ func concat(types ...uint32) uint32 {
 func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
 	n, ends := nft.Chain{Name: name}, nft.Chain{Name: name + handshakeTail}
-	if d.hasManyPorts() {
-		addUsed(t, &n)
+	switch {
+	case d.hasManyPorts() && d.handshakesSpend():
+		addUsed(t, name, &ends)
+	case d.hasManyPorts():
+		addUsed(t, name, &n)
 	}
 	for _, f := range families() {
 		elems := intervals(sources(d.Always, f))

@@ -252,6 +252,14 @@ func TestSingleUse(t *testing.T) {
 	if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 || gs[0].Source != netip.MustParsePrefix("192.0.2.0/24") {
 		t.Errorf("Grants() = %v, %v, want the wider one unspent", gs, err)
 	}
+	// Who always comes in spends nothing.
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp"), SingleUse: true, Always: prefixes("192.0.2.0/24")})
+	for _, network := range []string{"tcp", "udp", "tcp"} {
+		want(t, p.visitor, network, at(hostIP, 22), reached)
+	}
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 {
+		t.Errorf("Grants() = %v, %v after connections of somebody in always, want the one unspent", gs, err)
+	}
 }
 
 // The SYN of the first connection may have to be sent again, since the answer was lost on

@@ -57,10 +57,11 @@ func (f family) uses(at nft.Expr) nft.Rule {
 		nft.Update(usedSet+f.name, usedFor)})
 }
 
-// addUsed adds what a door with many ports needs to remember its users by itself.
-func addUsed(t *nft.Table, n *nft.Chain) {
+// addUsed adds what a door with many ports needs to remember its users by itself; n is the
+// chain that judges handshakes first.
+func addUsed(t *nft.Table, name string, n *nft.Chain) {
 	for _, f := range families() {
-		used := n.Name + usedInfix + f.name
+		used := name + usedInfix + f.name
 		t.Sets = append(t.Sets, nft.Set{Name: used, Size: ownMost, Def: nft.SetDef{
 			Flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
 			KeyType: f.keyType, KeyLen: uint32(f.bits / 8), GCInterval: gcInterval}})
