@@ -21,6 +21,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // NS is a network namespace with its loopback interface up. It is removed when the
@@ -164,7 +165,32 @@ func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 	}
 	a.awaitCarrier(ifA)
 	b.awaitCarrier(ifB)
+	a.awaitRoutes(addrsA)
+	b.awaitRoutes(addrsB)
 	return ifA, ifB
+}
+
+// awaitRoutes returns when the namespace's addresses are its own: the kernel adds the
+// routes of IPv6 addresses asynchronously, too (addrconf_dad_work in net/ipv6/addrconf.c).
+func (n *NS) awaitRoutes(addrs []string) {
+	n.t.Helper()
+	n.Do(func() error {
+		for end := time.Now().Add(10 * time.Second); len(addrs) > 0; time.Sleep(time.Millisecond) {
+			ip, _, err := net.ParseCIDR(addrs[0])
+			if err != nil {
+				return err
+			}
+			routes, err := netlink.RouteGet(ip)
+			if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+				addrs = addrs[1:]
+				continue
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%s has no local route in %q: %v, %w", addrs[0], n.Name, routes, err)
+			}
+		}
+		return nil
+	})
 }
 
 // awaitCarrier returns when packets flow over the interface. The kernel brings a
