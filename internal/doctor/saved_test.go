@@ -120,7 +120,9 @@ func TestSavedRulesetsWithTheRealNft(t *testing.T) {
 		t.Fatalf("a saved ruleset with the fence's table: %v, want a problem", lines(found))
 	}
 	if f.Owned() {
-		if out, err := restart(); err == nil || !strings.Contains(out, "Operation not permitted") || others() != "" {
+		// Each of the table's things is refused; nft may have no room for all the refusals.
+		out, err := restart()
+		if err == nil || !strings.Contains(out, "Operation not permitted") && !strings.Contains(out, "No buffer space available") || others() != "" {
 			t.Errorf("nft loads the fence's table (%v), and leaves %q:\n%s", err, others(), out)
 		}
 	}
