@@ -20,7 +20,7 @@ import (
 // very many are not listed at a start. A grant given there in the moment before a crash
 // stands, unknown, until it ends by itself or with the door, or who may knock changes.
 const (
-	pageSize  = 1 << 10
+	pageSize  = 1 << 9
 	maxListed = 1 << 16 // grants of a door; a walk takes a few milliseconds
 	// expirySlack is how much earlier than the doors' clock the kernel may end
 	// a grant without somebody else having ended it.
