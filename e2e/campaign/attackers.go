@@ -246,7 +246,11 @@ func say(fd int) judge.Result {
 			return r
 		}
 		b := make([]byte, 64)
-		if n, _ := unix.Read(fd, b); n < 0 || string(b[:n]) == text {
+		n, err := unix.Read(fd, b)
+		if err != nil { // an ICMP error, which comes before what was received earlier
+			return result(err)
+		}
+		if string(b[:n]) == text {
 			return r
 		}
 	}
