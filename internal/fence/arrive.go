@@ -186,8 +186,7 @@ func forward() nft.Chain {
 		[]nft.Expr{nft.CT(unix.NFT_CT_DIRECTION), nft.Cmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
 		[]nft.Expr{nft.Verdict(unix.NFT_GOTO, answerChain)}))
 	for _, f := range families() {
-		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f), []nft.Expr{nft.Verdict(unix.NFT_JUMP, publishedChain)}),
-			newRule("no handshakes, IP"+f.name, continues(f), noPriority()))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, continues(f), []nft.Expr{nft.Verdict(unix.NFT_JUMP, publishedChain)}))
 	}
 	return n
 }
@@ -196,15 +195,25 @@ func forward() nft.Chain {
 // the one before translation.
 func published() nft.Chain {
 	n := nft.Chain{Name: publishedChain}
-	at := nft.CTOf(unix.NFT_CT_PROTO_DST, ctOriginal)
 	for _, f := range families() {
-		n.Rules = append(n.Rules, f.uses(at))
+		n.Rules = append(n.Rules, newRule("other numbers, IP"+f.name, f.is(), isProto(unix.IPPROTO_TCP), f.acknowledges(),
+			[]nft.Expr{nft.NotIn(acksSet + f.name)}, noPriority(), []nft.Expr{nft.Verdict(unix.NFT_RETURN, "")}))
 	}
-	n.Rules = append(n.Rules,
-		newRule("grants of single use", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(handshakes)}),
+	at := nft.CTOf(unix.NFT_CT_PROTO_DST, ctOriginal)
+	n.Rules = append(append(n.Rules, enters(at)...),
 		newRule("doors", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(doorsInfix + "tcp")}),
-		newRule("strangers", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.In(guardedTCP)}, goTo(refuseChain)))
+		newRule("strangers", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.In(guardedTCP)}, goTo(refuseChain)),
+		newRule("no door's", noPriority()))
 	return n
+}
+
+// enters notes who completes a connection to a port, which at loads into the first
+// register, and spends a single-use grant for it.
+func enters(at nft.Expr) (rules []nft.Rule) {
+	for _, f := range families() {
+		rules = append(rules, f.uses(at))
+	}
+	return append(rules, newRule("grants of single use", isProto(unix.IPPROTO_TCP), []nft.Expr{at, nft.VMap(handshakes)}))
 }
 
 // output records what is sent to visitors: the answers in handshakes, which flows have
@@ -244,16 +253,10 @@ func midstream(late bool) nft.Chain {
 	return n
 }
 
-// handshake notes who completes a connection, and spends a single-use grant for it. What
+// handshake judges what completes a handshake with this host where that spends a grant. What
 // returns is judged by the door.
 func handshake() nft.Chain {
-	n := nft.Chain{Name: handshakeChain}
-	for _, f := range families() {
-		n.Rules = append(n.Rules, f.uses(destinationPort()))
-	}
-	n.Rules = append(n.Rules, newRule("grants of single use", isProto(unix.IPPROTO_TCP),
-		[]nft.Expr{destinationPort(), nft.VMap(handshakes)}))
-	return n
+	return nft.Chain{Name: handshakeChain, Rules: enters(destinationPort())}
 }
 
 // session matches what belongs to a live session: early demultiplexing has found a socket
@@ -287,8 +290,13 @@ func lateDemux() bool {
 // not count: connection tracking does not call every segment outside a connection's window
 // invalid (nf_conntrack_proto_tcp.c, NFCT_TCP_IGNORE).
 func completes(f family) []nft.Expr {
-	return slices.Concat(continues(f), []nft.Expr{inSegment(offsetAck, 4), nft.SetMeta(unix.NFT_META_PRIORITY)},
-		f.numbered(f.source), []nft.Expr{nft.In(acksSet + f.name)})
+	return slices.Concat(continues(f), f.acknowledges(), []nft.Expr{nft.In(acksSet + f.name)})
+}
+
+// acknowledges loads a visitor's address and the number that their segment acknowledges
+// into the registers.
+func (f family) acknowledges() []nft.Expr {
+	return append([]nft.Expr{inSegment(offsetAck, 4), nft.SetMeta(unix.NFT_META_PRIORITY)}, f.numbered(f.source)...)
 }
 
 // continues matches a segment between the ends of a handshake that waits for the visitor.

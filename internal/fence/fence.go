@@ -51,14 +51,15 @@
 //		chain forward {                                   # published ports
 //			type filter hook forward priority mangle; policy accept;
 //			tcp flags == (syn | ack) ct direction reply ct label ASKED goto answer
-//			COMPLETES jump published
-//			FROM @pending.v4 meta priority set none
+//			FROM @pending.v4 jump published               # a segment as in COMPLETES
 //		}
 //		chain published {
+//			meta priority set tcp ackseq ip saddr . meta priority != @acks.v4 meta priority set none return
 //			update @used.v4 { ct original proto-dst . ip saddr timeout 1d }
 //			ct original proto-dst vmap @handshakes
 //			ct original proto-dst vmap @doors.tcp
 //			ct original proto-dst @guarded.tcp goto refuse
+//			meta priority set none
 //		}
 //		chain output {
 //			type filter hook output priority mangle; policy accept;

@@ -4,7 +4,6 @@ package fence
 
 import (
 	"encoding/binary"
-	"slices"
 
 	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
@@ -16,13 +15,13 @@ func addPorts(t *nft.Table, doors []Door) {
 	verdicts := nft.SetDef{Flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
 		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}
 	plain := nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: typeInetService, KeyLen: 2}
-	t.Sets = append(t.Sets,
-		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, ""),
-		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, ""),
-		portSet(handshakes, verdicts, slices.DeleteFunc(slices.Clone(doors), func(d Door) bool { return !d.handshakesSpend() }), port.TCP, handshakeTail))
+	var once []Door
 	var guards, rejects, listens []port.Range
 	for _, d := range doors {
 		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
+		if d.handshakesSpend() {
+			once = append(once, d)
+		}
 		if d.Reject {
 			rejects = append(rejects, d.Ports...)
 		}
@@ -37,6 +36,9 @@ func addPorts(t *nft.Table, doors []Door) {
 		return nft.Set{Name: name, Def: plain, Elems: intervals(spans)}
 	}
 	t.Sets = append(t.Sets,
+		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, ""),
+		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, ""),
+		portSet(handshakes, verdicts, once, port.TCP, handshakeTail),
 		of(guardedTCP, guards, port.TCP), of(guardedUDP, guards, port.UDP),
 		of(rejectsTCP, rejects, port.TCP), of(rejectsUDP, rejects, port.UDP),
 		of(listensTCP, listens, port.TCP), of(listensUDP, listens, port.UDP))
