@@ -19,13 +19,8 @@ func endsOf(c net.Conn) Ends {
 func TestCut(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
-	listen(t, p.behind(), 80)
+	p.publish("8080")
 	listen(t, p.host, 22)
-	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
-		fib daddr type local tcp dport 8080 dnat ip to 198.51.100.2:80
-		fib daddr type local tcp dport 8080 dnat ip6 to [2001:db8:5::2]:80
-		}
-	}`)
 	web, ssh := Door{Name: "web", Ports: ports(t, "8080/tcp")}, Door{Name: "ssh", Ports: ports(t, "22/tcp")}
 	p.guard(web, ssh)
 	for _, at := range []struct{ visitor, host string }{{visitorIP, hostIP}, {visitorIP6, hostIP6}} {

@@ -60,13 +60,9 @@ func TestNumbersOfOtherHandshakes(t *testing.T) {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
-			listen(t, p.behind(), 80)
+			p.publish("8080")
 			listen(t, p.host, 22)
 			listen(t, p.host, 24)
-			p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
-				fib daddr type local tcp dport 8080 dnat ip to 198.51.100.2:80
-				}
-			}`)
 			p.host.Run("nft", `table inet numbers { chain post { type filter hook postrouting priority 0;
 				meta priority != none counter
 				}
@@ -290,12 +286,7 @@ func transparent(t testing.TB, p *place) error {
 func TestPublishedPortsOfSingleUse(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
-	b := p.behind()
-	listen(t, b, 80)
-	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
-		fib daddr type local tcp dport 8080 dnat ip to 198.51.100.2:80
-		}
-	}`)
+	p.publish("8080")
 	mute(p.visitor, "40000-40999")
 	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp"), SingleUse: true})
 	a, web := newAttacker(t, p.visitor), addrPort(hostIP+":8080")

@@ -171,6 +171,18 @@ func (p *place) behind() *nstest.NS {
 	return b
 }
 
+// publish has the host forward connections to ports of its own to a server behind it, as
+// those to published ports of containers are.
+func (p *place) publish(ports string) {
+	p.t.Helper()
+	listen(p.t, p.behind(), 80)
+	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
+		fib daddr type local tcp dport `+ports+` dnat ip to 198.51.100.2:80
+		fib daddr type local tcp dport `+ports+` dnat ip6 to [2001:db8:5::2]:80
+		}
+	}`)
+}
+
 func TestForwardedTrafficIsNotOurs(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -192,13 +204,7 @@ func TestForwardedTrafficIsNotOurs(t *testing.T) {
 func TestPublishedPortsAreGuarded(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
-	b := p.behind()
-	listen(t, b, 80)
-	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
-		fib daddr type local tcp dport 8080-8081 dnat ip to 198.51.100.2:80
-		fib daddr type local tcp dport 8080-8081 dnat ip6 to [2001:db8:5::2]:80
-		}
-	}`)
+	p.publish("8080-8081")
 	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp")}, Door{Name: "other", Ports: ports(t, "80/tcp")})
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 8080), dark)
