@@ -174,40 +174,38 @@ func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 // routes of IPv6 addresses asynchronously, too (addrconf_dad_work in net/ipv6/addrconf.c).
 func (n *NS) awaitRoutes(addrs []string) {
 	n.t.Helper()
-	n.Do(func() error {
-		for end := time.Now().Add(10 * time.Second); len(addrs) > 0; time.Sleep(time.Millisecond) {
-			ip, _, err := net.ParseCIDR(addrs[0])
-			if err != nil {
-				return err
-			}
-			routes, err := netlink.RouteGet(ip)
-			if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
-				addrs = addrs[1:]
-				continue
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("%s has no local route in %q: %v, %w", addrs[0], n.Name, routes, err)
-			}
+	for _, addr := range addrs {
+		ip, _, err := net.ParseCIDR(addr)
+		if err != nil {
+			n.t.Fatal(err)
 		}
-		return nil
-	})
+		n.await("a local route to "+addr, func() (bool, error) {
+			routes, err := netlink.RouteGet(ip)
+			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL, nil // until then there may be none at all
+		})
+	}
 }
 
 // awaitCarrier returns when packets flow over the interface. The kernel brings a
 // carrier up asynchronously, perhaps a second later.
 func (n *NS) awaitCarrier(name string) {
 	n.t.Helper()
+	n.await(fmt.Sprintf("a carrier of interface %q", name), func() (bool, error) {
+		link, err := netlink.LinkByName(name)
+		return err == nil && link.Attrs().OperState == netlink.OperUp, err
+	})
+}
+
+// await calls there in the namespace until it is true.
+func (n *NS) await(what string, there func() (bool, error)) {
+	n.t.Helper()
 	n.Do(func() error {
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			link, err := netlink.LinkByName(name)
-			if err != nil {
+			switch ok, err := there(); {
+			case ok || err != nil:
 				return err
-			}
-			if link.Attrs().OperState == netlink.OperUp {
-				return nil
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("interface %q in %q has no carrier", name, n.Name)
+			case time.Now().After(end):
+				return fmt.Errorf("there is not %s in %q", what, n.Name)
 			}
 		}
 	})
